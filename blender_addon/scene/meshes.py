@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Evaluated meshes of a scene as arrays, in world space and metres.
+
+What is read is what the view layer shows and a render would contain: modifiers, shape keys, armatures and geometry
+nodes applied, instances included, objects that are hidden or excluded from renders left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import bpy
+import numpy as np
+
+from ..core import ClipError, Mesh
+
+GEOMETRY_TYPES = frozenset({"MESH", "CURVE", "SURFACE", "META", "FONT"})
+
+
+def expand_objects(scene: bpy.types.Scene, names: tuple[str, ...], owner: str) -> set[str]:
+    """Names of the objects that carry the geometry of an entity.
+
+    A mesh stands for itself. An armature stands for the meshes it deforms and its children; an empty for its children
+    and for the collection it instances.
+    """
+    found: set[str] = set()
+    for name in names:
+        obj = scene.objects.get(name)
+        if obj is None:
+            raise ClipError(
+                f"{owner!r}: object {name!r} is not in scene {scene.name!r}; was it renamed or deleted? "
+                "Mark it again or remove it from the list"
+            )
+        if obj.type in GEOMETRY_TYPES:
+            found.add(obj.name)
+            continue
+        found.add(obj.name)  # an instancer's instances name it as their parent
+        found.update(child.name for child in obj.children_recursive if child.type in GEOMETRY_TYPES)
+        if obj.type == "ARMATURE":
+            found.update(other.name for other in scene.objects if _is_deformed_by(other, obj))
+    return found
+
+
+def _is_deformed_by(obj: bpy.types.Object, armature: bpy.types.Object) -> bool:
+    return any(m.type == "ARMATURE" and m.object == armature for m in obj.modifiers)
+
+
+@dataclass
+class _Topology:
+    corners: np.ndarray  # vertex of every face corner: equal corners and face sizes mean equal topology
+    face_count: int
+    vertex_count: int
+    triangles: np.ndarray  # F x 3 int32
+
+
+class MeshReader:
+    """Reads all meshes of a view layer, frame after frame.
+
+    Triangulation is Blender's and the slowest part by far, so that it is kept for as long as the corners of a mesh
+    stay as they were. ``entity_of`` maps object names to entity indices.
+    """
+
+    def __init__(self, entity_of: dict[str, int], unit_scale: float = 1.0):
+        self.entity_of = entity_of
+        self.unit_scale = unit_scale
+        self._topologies: dict[tuple, _Topology] = {}
+
+    def read(self, depsgraph: bpy.types.Depsgraph) -> list[Mesh]:
+        """One :class:`Mesh` per visible object or instance, in the stable order of the depsgraph."""
+        meshes = []
+        seen: dict[tuple, int] = {}
+        for instance in depsgraph.object_instances:
+            obj = instance.object
+            # Curves, text, surfaces and metaballs come a second time as instances of their own, of type MESH.
+            if obj.type != "MESH" or not instance.show_self or obj.original.hide_render:
+                continue
+            name = obj.original.name
+            owner = instance.parent.original.name if instance.is_instance and instance.parent else name
+            if owner != name and instance.parent.original.hide_render:
+                continue
+            data = obj.data
+            if data is None or len(data.polygons) == 0:
+                continue
+            entity = self.entity_of.get(owner, self.entity_of.get(name))
+            key = (owner, name, seen.setdefault((owner, name), 0))
+            seen[owner, name] += 1
+            label = name if owner == name else f"{name} (instanced by {owner})"
+            meshes.append(Mesh(label, entity, self._vertices(data, instance.matrix_world), self._triangles(key, data)))
+        return meshes
+
+    def _vertices(self, data: bpy.types.Mesh, matrix_world) -> np.ndarray:
+        local = np.empty(len(data.vertices) * 3, np.float32)
+        data.attributes["position"].data.foreach_get("vector", local)
+        matrix = np.array(matrix_world, dtype=np.float32)
+        world = local.reshape(-1, 3) @ matrix[:3, :3].T
+        world += matrix[:3, 3]
+        if self.unit_scale != 1.0:
+            world *= np.float32(self.unit_scale)
+        return world
+
+    def _triangles(self, key: tuple, data: bpy.types.Mesh) -> np.ndarray:
+        corners = np.empty(len(data.loops), np.int32)
+        data.attributes[".corner_vert"].data.foreach_get("value", corners)
+        known = self._topologies.get(key)
+        if (
+            known is not None
+            and known.face_count == len(data.polygons)
+            and known.vertex_count == len(data.vertices)
+            and np.array_equal(known.corners, corners)
+        ):
+            return known.triangles
+        data.calc_loop_triangles()
+        triangles = np.empty(len(data.loop_triangles) * 3, np.int32)
+        data.loop_triangles.foreach_get("vertices", triangles)
+        known = _Topology(corners, len(data.polygons), len(data.vertices), triangles.reshape(-1, 3))
+        self._topologies[key] = known
+        return known.triangles
