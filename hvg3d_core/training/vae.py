@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage ``vae``: a small CogVideoX VAE from scratch, on frames first and on short clips then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch.nn import functional as F
+
+from ..conditions import network_inputs
+from .config import TrainConfig
+from .dataset import find_samples, load_frames
+from .loop import Trainer
+
+
+def build_vae(config: TrainConfig) -> AutoencoderKLCogVideoX:
+    stage = config.vae
+    return AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * len(stage.block_out_channels),
+        up_block_types=("CogVideoXUpBlock3D",) * len(stage.block_out_channels),
+        block_out_channels=stage.block_out_channels,
+        layers_per_block=stage.layers_per_block,
+        norm_num_groups=stage.norm_num_groups,
+        latent_channels=16,
+        sample_height=config.video.height,
+        sample_width=config.video.width,
+        scaling_factor=1.0,
+    )
+
+
+def to_tensor(frames: np.ndarray) -> torch.Tensor:
+    """... x T x H x W x 3 uint8 to ... x 3 x T x H x W in [-1, 1]."""
+    return torch.from_numpy(frames).movedim(-1, -4).float().div_(127.5).sub_(1)
+
+
+def gradient_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """L1 between the horizontal and vertical finite differences: keeps edges that plain L1 blurs."""
+    return (a.diff(dim=-1) - b.diff(dim=-1)).abs().mean() + (a.diff(dim=-2) - b.diff(dim=-2)).abs().mean()
+
+
+def crops(
+    clips: list[np.ndarray], count: int, frames: int, size: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Random crops in space and time, count x 3 x frames x size x size, with random flips and channel orders."""
+
+    def draw(high: int) -> int:
+        return int(torch.randint(high, (1,), generator=generator))
+
+    batch = []
+    for _ in range(count):
+        clip = clips[draw(len(clips))]
+        t, y, x = (draw(clip.shape[axis] - extent + 1) for axis, extent in ((0, frames), (1, size), (2, size)))
+        crop = clip[t : t + frames, y : y + size, x : x + size]
+        if draw(2):
+            crop = crop[:, :, ::-1]
+        if draw(4) == 0:
+            crop = crop[..., torch.randperm(3, generator=generator).numpy()]
+        batch.append(np.ascontiguousarray(crop))
+    return to_tensor(np.stack(batch))
+
+
+def vae_psnr(vae: AutoencoderKLCogVideoX, clips: list[np.ndarray]) -> float:
+    """Mean over clips of the PSNR of whole reconstructed clips, in dB."""
+    values = []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for clip in clips:
+            video = to_tensor(clip)[None]
+            rebuilt = vae.decode(vae.encode(video).latent_dist.mode()).sample.float().clamp(-1, 1)
+            values.append(float(10 * torch.log10(4 / F.mse_loss(rebuilt, video))))
+    return float(np.mean(values))
+
+
+def train_vae(config: TrainConfig, data: Path, out: Path, heldout: Path | None = None) -> None:
+    """Trains, then writes ``out/vae`` (a diffusers folder) with ``scaling_factor`` set from the latents' spread."""
+    stage, video = config.vae, config.video
+    loaded = load_frames(find_samples(data), video.width, video.height, video.num_frames)
+    clips = [frames for _, frames in loaded]
+    tracking = [
+        network_inputs(sample.clip(), width=video.width, height=video.height).tracking_video
+        for sample, _ in loaded[: max(1, len(loaded) // 6)]
+    ]
+    print(f"{len(clips)} clips, {len(tracking)} tracking videos", flush=True)
+    torch.manual_seed(stage.seed)
+    vae = build_vae(config)
+    trainer = Trainer(vae, stage, out / "vae_run")
+    vae.train()
+
+    def loss_of_step(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        images = step < stage.image_share * stage.steps
+        count, frames = (stage.image_batch_size, 1) if images else (stage.batch_size, stage.video_frames)
+        of_tracking = sum(float(torch.rand(1, generator=generator)) < stage.tracking_share for _ in range(count))
+        parts = []
+        for source, share in ((clips, count - of_tracking), (tracking, of_tracking)):
+            if share:
+                parts.append(crops(source, share, frames, stage.video_crop, generator))
+        x = torch.cat(parts)
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(x).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator)
+            rebuilt = vae.decode(posterior.mean + posterior.std * noise).sample
+        rebuilt = rebuilt.float()
+        l1, mse = F.l1_loss(rebuilt, x), F.mse_loss(rebuilt, x)
+        kl = posterior.kl().float().mean() / x[0].numel()
+        loss = l1 + stage.mse_weight * mse + stage.gradient_weight * gradient_l1(rebuilt, x) + stage.kl_weight * kl
+        return loss, {"l1": float(l1.detach()), "psnr": float(10 * torch.log10(4 / mse.detach())), "kl": float(kl)}
+
+    trainer.run(loss_of_step)
+    trainer.export_weights()
+    vae.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        spread = torch.stack([vae.encode(to_tensor(c)[None]).latent_dist.mode().float().std() for c in clips[:32]])
+    vae.register_to_config(scaling_factor=round(1.0 / float(spread.mean()), 4))
+    vae.save_pretrained(out / "vae")
+    if heldout is not None:
+        held = load_frames(find_samples(heldout), video.width, video.height, video.num_frames)[:12]
+        print(f"held-out reconstruction: {vae_psnr(vae, [frames for _, frames in held]):.2f} dB", flush=True)
