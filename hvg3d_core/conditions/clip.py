@@ -64,6 +64,7 @@ class Clip:
     object_poses: np.ndarray | None = None  # T x K x 4 x 4 float32, object to world
     contacts: np.ndarray | None = None  # T x N bool
     normals: np.ndarray | None = None  # T x N x 3 float32, unit
+    track_points: np.ndarray | None = None  # M int32: the point that each track is, where tracks are a subset of points
 
     @property
     def num_frames(self) -> int:

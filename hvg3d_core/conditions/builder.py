@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A clip from animated meshes, one frame at a time, so that the caller can stop or report between frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .cameras import in_view, project
+from .clip import Clip, ClipError, Entity, View
+from .rasterise import ids_on_screen
+from .sampling import SurfaceBinding, balanced_quota, bind_surface
+from .screen import screen_triangles
+from .validate import check_array, check_camera, check_entities, check_fps, check_size, validate
+from .visibility import visible_against
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """One evaluated mesh in one frame."""
+
+    name: str
+    entity: int | None  # index into the clip's entities; None: it only hides what is behind it
+    vertices: np.ndarray  # V x 3 float32, world metres
+    triangles: np.ndarray  # F x 3 int32
+
+
+class ClipBuilder:
+    """Collects frames with :meth:`add_frame` and makes the clip in :meth:`finish`.
+
+    Points are bound to the meshes of the first frame and follow them; that frame's triangles are used throughout,
+    because a program may cut the same quad along its other diagonal once it deforms.
+    ``points_per_entity`` is each entity's own budget. Tracks are ``num_tracks`` of the points, shared evenly.
+    ``timings`` adds up the seconds spent in "points", "visibility" and "masks".
+    """
+
+    def __init__(
+        self,
+        entities: Sequence[Entity],
+        *,
+        width: int,
+        height: int,
+        fps: float,
+        num_frames: int,
+        points_per_entity: int = 1024,
+        num_tracks: int = 1024,
+        seed: int = 0,
+        prompt: str = "",
+        compute_visibility: bool = True,
+        compute_masks: bool = True,
+    ) -> None:
+        self.entities = tuple(entities)
+        check_entities(self.entities)
+        check_size(width, height)
+        check_fps(fps)
+        for name, value in (("num_frames", num_frames), ("points_per_entity", points_per_entity)):
+            if value < 1:
+                raise ClipError(f"{name}: {value}; at least 1 is needed")
+        total = points_per_entity * len(self.entities)
+        if not 0 <= num_tracks <= total:
+            raise ClipError(
+                f"num_tracks: {num_tracks}, but tracks are taken from {total} points"
+                f" ({points_per_entity} for each of {len(self.entities)} entities); lower it or raise points_per_entity"
+            )
+        self.width, self.height, self.fps = int(width), int(height), float(fps)
+        self.num_frames, self.points_per_entity, self.num_tracks = num_frames, points_per_entity, num_tracks
+        self.seed, self.prompt = seed, prompt
+        self.compute_visibility, self.compute_masks = compute_visibility, compute_masks
+        self.timings = {"points": 0.0, "visibility": 0.0, "masks": 0.0}
+        self._frames: list[int] = []
+        self._topology: list[tuple[str, int | None, int, int]] = []
+        self._bindings: list[SurfaceBinding] = []
+        self._triangles = np.zeros((0, 3), np.int64)  # all meshes, indices into all vertices
+        self._ids = np.zeros(0, np.uint8)  # entity + 1 of each of them
+        self._owner = np.zeros(0, np.int64)  # entity of each vertex, -1 for none
+        self._points: list[np.ndarray] = []
+        self._visible: list[np.ndarray] = []
+        self._masks: list[np.ndarray] = []
+        self._seen = np.zeros(len(self.entities), bool)
+        self._K: list[np.ndarray] = []
+        self._w2c: list[np.ndarray] = []
+        self._joints: list[np.ndarray | None] = []
+        self._poses: list[np.ndarray | None] = []
+
+    def add_frame(
+        self,
+        frame: int,
+        meshes: Sequence[Mesh],
+        K: np.ndarray,
+        world_to_camera: np.ndarray,
+        *,
+        joints: np.ndarray | None = None,
+        object_poses: np.ndarray | None = None,
+    ) -> None:
+        """Add the next frame. ``frame`` is its number in the source, for messages and the clip's frame range.
+
+        ``meshes`` are the same ones in the same order in every frame; K (3, 3) and world_to_camera (4, 4) are the
+        camera's; ``joints`` J x 3 and ``object_poses`` K x 4 x 4 are kept where they are given in every frame.
+        """
+        if len(self._frames) == self.num_frames:
+            raise ClipError(f"frame {frame}: the clip has its {self.num_frames} frames already; raise num_frames")
+        self._check_meshes(frame, meshes)
+        K, world_to_camera = self._check_camera(frame, K, world_to_camera)
+        if not self._frames:
+            with self._timed("points"):
+                self._bind(meshes)
+        with self._timed("points"):
+            vertices = np.concatenate([mesh.vertices for mesh in meshes])
+            points = np.concatenate(
+                [binding.evaluate(vertices[self._owner == e]) for e, binding in enumerate(self._bindings)]
+            )
+            uv, z = project(points, K, world_to_camera)
+            inside = in_view(uv, z, self.width, self.height)
+            self._seen |= inside.reshape(len(self.entities), -1).any(1)
+        screen = None
+        size = (self.width, self.height)
+        with self._timed("visibility"):
+            visible = inside
+            if self.compute_visibility:
+                screen = screen_triangles(vertices, self._triangles, K, world_to_camera, *size)
+                visible = visible_against(screen, points, K, world_to_camera, *size)
+        with self._timed("masks"):
+            if self.compute_masks:
+                if screen is None:
+                    screen = screen_triangles(vertices, self._triangles, K, world_to_camera, *size)
+                self._masks.append(ids_on_screen(screen, self._ids, *size))
+        self._points.append(points)
+        self._visible.append(visible)
+        self._K.append(K)
+        self._w2c.append(world_to_camera)
+        self._joints.append(_extra("joints", frame, joints, (None, 3)))
+        self._poses.append(_extra("object_poses", frame, object_poses, (None, 4, 4)))
+        self._frames.append(int(frame))
+
+    def finish(self, reference_png: bytes, *, view_name: str = "camera", provenance: dict[str, Any] | None = None) -> Clip:
+        """The validated clip; ``reference_png`` shows the first frame at the clip's size."""
+        if len(self._frames) != self.num_frames:
+            raise ClipError(f"num_frames: {len(self._frames)} of {self.num_frames} frames were added; add the others")
+        for index, entity in enumerate(self.entities):
+            if not self._seen[index]:
+                raise ClipError(
+                    f"entity {entity.name!r} is outside the view of camera {view_name!r} in every frame"
+                    f" {min(self._frames)} to {max(self._frames)}; aim the camera at it, or leave the entity out"
+                )
+        points, visible = np.stack(self._points), np.stack(self._visible)
+        chosen = self._choose_tracks()
+        masks = (
+            np.stack(self._masks)
+            if self.compute_masks
+            else np.zeros((self.num_frames, self.height, self.width), np.uint8)
+        )
+        clip = Clip(
+            points=points,
+            point_entity=np.repeat(np.arange(len(self.entities), dtype=np.uint8), self.points_per_entity),
+            tracks=points[:, chosen],
+            track_visible=visible[:, chosen],
+            views=[View(view_name, np.stack(self._K), np.stack(self._w2c), visible, masks, reference_png)],
+            entities=self.entities,
+            fps=self.fps,
+            frame_range=(min(self._frames), max(self._frames)),
+            width=self.width,
+            height=self.height,
+            prompt=self.prompt,
+            provenance=dict(provenance or {}),
+            joints=_stack_extra("joints", self._joints, self._frames),
+            object_poses=_stack_extra("object_poses", self._poses, self._frames),
+            track_points=chosen.astype(np.int32),
+        )
+        validate(clip)
+        return clip
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[what] += time.perf_counter() - start
+
+    def _check_meshes(self, frame: int, meshes: Sequence[Mesh]) -> None:
+        for mesh in meshes:
+            at = f"mesh {mesh.name!r} at frame {frame}"
+            for name, array in (("vertices", mesh.vertices), ("triangles", mesh.triangles)):
+                if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] != 3:
+                    raise ClipError(f"{at}: {name} of shape {np.shape(array)}; an array of count x 3 is needed")
+            if mesh.entity is not None and not 0 <= mesh.entity < len(self.entities):
+                raise ClipError(f"{at}: entity {mesh.entity}; use None or 0 to {len(self.entities) - 1}")
+            bad = ~np.isfinite(mesh.vertices).all(1)
+            if bad.any():
+                raise ClipError(
+                    f"{at}: {int(bad.sum())} of {len(bad)} vertices are not finite, the first is number"
+                    f" {int(bad.argmax())}; look for a broken modifier, constraint or simulation cache"
+                )
+        found = [(m.name, m.entity, len(m.vertices), len(m.triangles)) for m in meshes]
+        if not self._frames:
+            self._topology = found
+            return
+        if [t[:2] for t in found] != [t[:2] for t in self._topology]:
+            raise ClipError(
+                f"meshes at frame {frame}: {[t[0] for t in found]}, but the first frame had"
+                f" {[t[0] for t in self._topology]}; the same meshes must be there in every frame"
+            )
+        for before, now in zip(self._topology, found, strict=True):
+            if before != now:
+                raise ClipError(
+                    f"mesh {now[0]!r} at frame {frame} has {now[2]} vertices and {now[3]} triangles, and had {before[2]}"
+                    f" and {before[3]} in the first frame; points follow a surface only while its topology is constant,"
+                    " so switch off modifiers that change it over time (remesh, dynamic paint, build, animated boolean)"
+                )
+
+    def _check_camera(self, frame: int, K: np.ndarray, world_to_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        name = f"camera at frame {frame}"
+        K, world_to_camera = np.asarray(K, np.float32), np.asarray(world_to_camera, np.float32)
+        check_array(f"{name}: K", K, np.float32, (3, 3))
+        check_array(f"{name}: world_to_camera", world_to_camera, np.float32, (4, 4))
+        check_camera(name, K[None], world_to_camera[None])
+        return K, world_to_camera
+
+    def _bind(self, meshes: Sequence[Mesh]) -> None:
+        for mesh in meshes:
+            if len(mesh.triangles) and not 0 <= mesh.triangles.min() <= mesh.triangles.max() < len(mesh.vertices):
+                raise ClipError(
+                    f"mesh {mesh.name!r}: its triangles use vertices {mesh.triangles.min()} to {mesh.triangles.max()}"
+                    f" but there are {len(mesh.vertices)}; use 0 to {len(mesh.vertices) - 1}"
+                )
+        offsets = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
+        rng = np.random.default_rng(self.seed)
+        bindings = []
+        for index, entity in enumerate(self.entities):
+            own = [mesh for mesh in meshes if mesh.entity == index]
+            if not own:
+                raise ClipError(f"entity {entity.name!r}: it has no mesh; give it one, or leave the entity out")
+            starts = np.cumsum([0] + [len(mesh.vertices) for mesh in own])
+            triangles = np.concatenate([mesh.triangles + start for mesh, start in zip(own, starts, strict=False)])
+            vertices = np.concatenate([mesh.vertices for mesh in own])
+            try:
+                bindings.append(bind_surface(vertices, triangles, self.points_per_entity, rng))
+            except ClipError as error:
+                raise ClipError(f"entity {entity.name!r} ({', '.join(m.name for m in own)}): {error}") from None
+        self._bindings = bindings
+        self._triangles = np.concatenate(
+            [mesh.triangles.astype(np.int64) + start for mesh, start in zip(meshes, offsets, strict=False)]
+        )
+        owners = [-1 if mesh.entity is None else mesh.entity for mesh in meshes]
+        self._ids = np.repeat(np.array(owners) + 1, [len(m.triangles) for m in meshes]).astype(np.uint8)
+        self._owner = np.repeat(owners, [len(m.vertices) for m in meshes])
+
+    def _choose_tracks(self) -> np.ndarray:
+        """Sorted indices of the points that are tracks: as many from each entity, spread over its surface."""
+        rng = np.random.default_rng([self.seed, 1])
+        quotas = balanced_quota([self.points_per_entity] * len(self.entities), self.num_tracks)
+        chosen = [
+            index * self.points_per_entity + np.sort(rng.choice(self.points_per_entity, quota, replace=False))
+            for index, quota in enumerate(quotas)
+        ]
+        return np.concatenate(chosen).astype(np.int64)
+
+
+def _extra(name: str, frame: int, value: np.ndarray | None, shape: tuple[int | None, ...]) -> np.ndarray | None:
+    if value is None:
+        return None
+    return check_array(f"{name} at frame {frame}", np.asarray(value, np.float32), np.float32, shape)
+
+
+def _stack_extra(name: str, values: list[np.ndarray | None], frames: list[int]) -> np.ndarray | None:
+    if all(value is None for value in values):
+        return None
+    first = next(value for value in values if value is not None)
+    arrays = []
+    for frame, value in zip(frames, values, strict=True):
+        if value is None or value.shape != first.shape:
+            shape = "missing" if value is None else f"of shape {value.shape}"
+            raise ClipError(f"{name}: {shape} at frame {frame}, elsewhere {first.shape}; give them in every frame or none")
+        arrays.append(value)
+    return np.stack(arrays)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Points that are bound to a surface once and follow it from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .clip import ClipError
+
+
+@dataclass(frozen=True)
+class SurfaceBinding:
+    """Where C points sit on a mesh of V vertices: it stays true however the vertices move."""
+
+    corners: np.ndarray  # C x 3 int64: the vertices of each point's triangle
+    weights: np.ndarray  # C x 3 float64: barycentric, sum 1
+    triangle: np.ndarray  # C int64: index of the triangle the point was bound to
+    num_vertices: int
+
+    def evaluate(self, vertices: np.ndarray) -> np.ndarray:
+        """C x 3 float32 points on the surface that now has ``vertices`` (V x 3)."""
+        if vertices.shape != (self.num_vertices, 3):
+            raise ClipError(
+                f"vertices: shape {vertices.shape}, but the points were bound to {(self.num_vertices, 3)};"
+                " keep the topology constant over the clip"
+            )
+        corners = vertices[self.corners].astype(np.float64)
+        return np.einsum("ck,ckd->cd", self.weights, corners).astype(np.float32)
+
+
+def triangle_areas(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """F float64 areas, in the square of the vertices' unit."""
+    a, b, c = np.moveaxis(vertices[triangles].astype(np.float64), 1, 0)
+    return 0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=1)
+
+
+def bind_surface(vertices: np.ndarray, triangles: np.ndarray, count: int, rng: np.random.Generator) -> SurfaceBinding:
+    """Bind ``count`` points to the mesh, uniformly over its area.
+
+    One point is drawn from each of ``count`` equal slices of the area, which spreads them more evenly than independent
+    draws; inside the triangle the square-root map makes the density uniform.
+    """
+    if count < 1:
+        raise ClipError(f"number of points: {count}; at least 1 is needed")
+    if len(triangles) == 0:
+        raise ClipError("mesh: it has no triangle; give it faces, or leave it out")
+    areas = triangle_areas(vertices, triangles)
+    cumulative = np.cumsum(areas)
+    total = cumulative[-1]
+    extent = float(np.ptp(vertices[triangles.ravel()].astype(np.float64), axis=0).max())
+    # Rounding leaves float32 lines and points a little area; the bound is far below any real surface's.
+    if not total > 1e-10 * extent * extent or extent == 0.0:
+        raise ClipError(f"mesh: its {len(triangles)} triangles have no area ({total:.3g} m2); check its scale")
+    position = (np.arange(count) + rng.random(count)) * (total / count)
+    # side="right" steps over triangles without area
+    triangle = np.minimum(np.searchsorted(cumulative, position, side="right"), np.flatnonzero(areas)[-1])
+    root, other = np.sqrt(rng.random(count)), rng.random(count)
+    weights = np.stack([1.0 - root, root * (1.0 - other), root * other], axis=1)
+    return SurfaceBinding(triangles[triangle].astype(np.int64), weights, triangle.astype(np.int64), len(vertices))
+
+
+def balanced_quota(available: Sequence[int], total: int) -> list[int]:
+    """Share ``total`` over groups as evenly as their sizes allow; earlier groups take the remainders.
+
+    The sum is ``min(total, sum(available))``.
+    """
+    quota = [0] * len(available)
+    left = min(total, sum(available))
+    while left > 0:
+        open_groups = [g for g, size in enumerate(available) if quota[g] < size]
+        share, extra = divmod(left, len(open_groups))
+        for rank, g in enumerate(open_groups):
+            take = min(share + (rank < extra), available[g] - quota[g])
+            quota[g] += take
+            left -= take
+    return quota
