@@ -23,6 +23,7 @@ Entity = conditions.Entity
 Mesh = conditions.Mesh
 View = conditions.View
 check_frame_count = conditions.check_frame_count
+encode_png = conditions.encode_png
 load_clip = conditions.load_clip
 nearest_valid_frame_counts = conditions.nearest_valid_frame_counts
 save_clip = conditions.save_clip
@@ -38,6 +39,7 @@ __all__ = [
     "Mesh",
     "View",
     "check_frame_count",
+    "encode_png",
     "load_clip",
     "nearest_valid_frame_counts",
     "save_clip",
