@@ -137,7 +137,9 @@ class ClipBuilder:
         self._poses.append(_extra("object_poses", frame, object_poses, (None, 4, 4)))
         self._frames.append(int(frame))
 
-    def finish(self, reference_png: bytes, *, view_name: str = "camera", provenance: dict[str, Any] | None = None) -> Clip:
+    def finish(
+        self, reference_png: bytes, *, view_name: str = "camera", provenance: dict[str, Any] | None = None
+    ) -> Clip:
         """The validated clip; ``reference_png`` shows the first frame at the clip's size."""
         if len(self._frames) != self.num_frames:
             raise ClipError(f"num_frames: {len(self._frames)} of {self.num_frames} frames were added; add the others")
@@ -208,9 +210,9 @@ class ClipBuilder:
         for before, now in zip(self._topology, found, strict=True):
             if before != now:
                 raise ClipError(
-                    f"mesh {now[0]!r} at frame {frame} has {now[2]} vertices and {now[3]} triangles, and had {before[2]}"
-                    f" and {before[3]} in the first frame; points follow a surface only while its topology is constant,"
-                    " so switch off modifiers that change it over time (remesh, dynamic paint, build, animated boolean)"
+                    f"mesh {now[0]!r} at frame {frame} has {now[2]} vertices and {now[3]} triangles, and had"
+                    f" {before[2]} and {before[3]} in the first frame; points follow a surface only while its topology"
+                    " is constant, so switch off modifiers that change it over time (remesh, build, animated boolean)"
                 )
 
     def _check_camera(self, frame: int, K: np.ndarray, world_to_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -275,6 +277,6 @@ def _stack_extra(name: str, values: list[np.ndarray | None], frames: list[int]) 
     for frame, value in zip(frames, values, strict=True):
         if value is None or value.shape != first.shape:
             shape = "missing" if value is None else f"of shape {value.shape}"
-            raise ClipError(f"{name}: {shape} at frame {frame}, elsewhere {first.shape}; give them in every frame or none")
+            raise ClipError(f"{name}: {shape} at frame {frame}, elsewhere {first.shape}; give all frames or none")
         arrays.append(value)
     return np.stack(arrays)

@@ -49,7 +49,7 @@ def intrinsics_from_fov(fov_x: float, width: int, height: int) -> np.ndarray:
 
 
 def look_at(eye: Sequence[float], target: Sequence[float], up: Sequence[float] = (0.0, 0.0, 1.0)) -> np.ndarray:
-    """world_to_camera (4, 4) float32 of a camera at ``eye`` that looks at ``target`` with ``up`` upwards in the image."""
+    """world_to_camera (4, 4) float32 of a camera at ``eye`` looking at ``target``, with ``up`` upwards in the image."""
     origin = np.asarray(eye, np.float64)
     forward = np.asarray(target, np.float64) - origin
     distance = np.linalg.norm(forward)

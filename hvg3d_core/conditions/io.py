@@ -103,7 +103,7 @@ def _encode(clip: Clip) -> list[bytes]:
         text = json.dumps(header, ensure_ascii=False, allow_nan=False)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ClipError(f"provenance: it cannot be stored as JSON ({error}); use text, finite numbers, lists, maps") from None
+        raise ClipError(f"provenance: JSON cannot hold it ({error}); use text, finite numbers, lists, maps") from None
     return safetensors.encode(tensors, {SCHEMA_KEY: str(SCHEMA_VERSION), HEADER_KEY: text})
 
 
@@ -125,7 +125,8 @@ def _header(metadata: dict[str, str]) -> dict[str, Any]:
         raise ClipError(f"metadata {SCHEMA_KEY!r}: {version!r} is no schema version; the file is damaged")
     if int(version) > SCHEMA_VERSION:
         raise ClipError(
-            f"it has schema version {version}, and this HVG-3D reads up to version {SCHEMA_VERSION}; update HVG-3D to open it"
+            f"it has schema version {version}, and this HVG-3D reads up to version {SCHEMA_VERSION};"
+            " update HVG-3D to open it"
         )
     try:
         header = json.loads(metadata[HEADER_KEY])
@@ -197,5 +198,5 @@ def _inflate(packed: np.ndarray, shape: tuple[int, int, int], name: str) -> np.n
     except zlib.error as error:
         raise ClipError(f"{name}: they cannot be decompressed ({error}); the file is damaged") from None
     if len(data) != size or not inflater.eof or inflater.unused_data:
-        raise ClipError(f"{name}: they do not decompress to exactly {shape} (frames, height, width); the file is damaged")
+        raise ClipError(f"{name}: they do not hold exactly {shape} (frames, height, width); the file is damaged")
     return np.frombuffer(data, np.uint8).reshape(shape)

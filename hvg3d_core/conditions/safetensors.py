@@ -94,10 +94,11 @@ def _entry(name: str, entry: Any, available: int) -> tuple[np.dtype[Any], list[i
         if not isinstance(value, list) or not all(type(v) is int and v >= 0 for v in value):
             raise ClipError(f"tensor {name!r} has {field} {value!r}; the file is damaged")
     if len(offsets) != 2 or not offsets[0] <= offsets[1] <= available:
-        raise ClipError(f"tensor {name!r} has offsets {offsets} in {available} bytes of data; the file is cut off or damaged")
+        raise ClipError(f"tensor {name!r} has offsets {offsets} in {available} bytes; the file is cut off or damaged")
     wanted = math.prod(shape) * DTYPES[kind].itemsize
     if wanted != offsets[1] - offsets[0] or len(shape) > 8:
         raise ClipError(
-            f"tensor {name!r} of shape {shape} needs {wanted} bytes but has {offsets[1] - offsets[0]}; the file is damaged"
+            f"tensor {name!r} of shape {shape} needs {wanted} bytes but has {offsets[1] - offsets[0]};"
+            " the file is damaged"
         )
     return DTYPES[kind], shape, offsets[0], offsets[1]

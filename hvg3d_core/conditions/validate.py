@@ -63,7 +63,7 @@ def check_entities(entities: Any) -> None:
     if not isinstance(entities, tuple | list) or not all(isinstance(e, Entity) for e in entities):
         raise ClipError(f"entities: {entities!r}; a sequence of Entity is needed")
     if not 1 <= len(entities) <= MAX_ENTITIES:
-        raise ClipError(f"entities: {len(entities)} given; name between 1 and {MAX_ENTITIES}, such as a hand and an object")
+        raise ClipError(f"entities: {len(entities)} given; name 1 to {MAX_ENTITIES}, such as a hand and an object")
     names = [e.name for e in entities]
     for name in names:
         if not isinstance(name, str) or not name:
@@ -122,7 +122,7 @@ def _check_tracks(clip: Clip, frames: int, count: int) -> None:
         bad = (index < 0) | (index >= count)
         if bad.any():
             where = first_index(bad)
-            raise ClipError(f"track_points: {index[where]} at index {where}; use 0 to {count - 1}, the points of the clip")
+            raise ClipError(f"track_points: {index[where]} at index {where}; use 0 to {count - 1}, the clip's points")
 
 
 def check_camera(name: str, K: np.ndarray, world_to_camera: np.ndarray) -> None:
@@ -130,11 +130,12 @@ def check_camera(name: str, K: np.ndarray, world_to_camera: np.ndarray) -> None:
     focal = K[:, [0, 1], [0, 1]]
     if (focal <= 0).any():
         frame, axis = first_index(focal <= 0)
-        raise ClipError(f"{name}.K: focal length {focal[frame, axis]} at frame index {frame}; it must be above 0 pixels")
+        raise ClipError(f"{name}.K: focal length {focal[frame, axis]} at frame index {frame}; use more than 0 pixels")
     if (np.abs(K[:, 2] - (0, 0, 1)) > 1e-6).any() or (K[:, 1, 0] != 0).any():
         frame = first_index((np.abs(K[:, 2] - (0, 0, 1)) > 1e-6).any(1) | (K[:, 1, 0] != 0))[0]
         raise ClipError(
-            f"{name}.K: {K[frame].tolist()} at frame index {frame} is no pinhole matrix; use [[fx, s, cx], [0, fy, cy], [0, 0, 1]]"
+            f"{name}.K: {K[frame].tolist()} at frame index {frame} is no pinhole matrix;"
+            " use [[fx, s, cx], [0, fy, cy], [0, 0, 1]]"
         )
     rotation = world_to_camera[:, :3, :3].astype(np.float64)
     error = np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)).max((1, 2))
@@ -166,8 +167,8 @@ def check_view(view: View, name: str, clip: Clip, frames: int, count: int) -> No
     if int(masks.max()) > len(clip.entities):
         where = first_index(masks > len(clip.entities))
         raise ClipError(
-            f"{name}.masks: {masks[where]} at (frame, row, column) {where}, but there are {len(clip.entities)} entities;"
-            f" use 0 for the background and 1 to {len(clip.entities)}"
+            f"{name}.masks: {masks[where]} at (frame, row, column) {where}, but there are {len(clip.entities)}"
+            f" entities; use 0 for the background and 1 to {len(clip.entities)}"
         )
     check_reference(view.reference, f"{name}.reference", clip.width, clip.height)
 
@@ -197,4 +198,4 @@ def _check_optional(clip: Clip, frames: int, count: int) -> None:
         bad = np.abs(length - 1.0) > _UNIT
         if bad.any():
             where = first_index(bad)
-            raise ClipError(f"normals: length {length[where]:.4g} at (frame, point) {where}; make every normal unit length")
+            raise ClipError(f"normals: length {length[where]:.4g} at (frame, point) {where}; make each a unit vector")

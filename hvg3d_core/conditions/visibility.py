@@ -68,7 +68,8 @@ def _hidden(screen: ScreenTriangles, uv: np.ndarray, limit: np.ndarray) -> np.nd
     hidden = np.zeros(len(uv), bool)
     box_low, box_high = uv.min(0), uv.max(0)
     near_enough = screen.inv_z.max(1)
-    use = np.flatnonzero((screen.high >= box_low).all(1) & (screen.low <= box_high).all(1) & (near_enough > limit.min()))
+    touches = (screen.high >= box_low).all(1) & (screen.low <= box_high).all(1)
+    use = np.flatnonzero(touches & (near_enough > limit.min()))
     if len(use) == 0:
         return hidden
     low = np.maximum(screen.low[use], box_low) - box_low
@@ -78,7 +79,7 @@ def _hidden(screen: ScreenTriangles, uv: np.ndarray, limit: np.ndarray) -> np.nd
 
     levels = int(level.max()) + 1
     cell = 2.0 ** np.arange(levels)
-    columns, rows = (np.floor((box_high - box_low)[:, None] / cell).astype(np.int64) + 1)
+    columns, rows = np.floor((box_high - box_low)[:, None] / cell).astype(np.int64) + 1
     base = np.concatenate([[0], np.cumsum(columns * rows)])
     at = np.floor((uv - box_low)[:, None] / cell[:, None]).astype(np.int64)  # C x L x 2
     key = (base[:-1] + at[..., 1] * columns + at[..., 0]).ravel()
