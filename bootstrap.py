@@ -20,11 +20,21 @@ VENV = Path(os.environ.get("HVG3D_VENV", ROOT / ".venv"))
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 TORCH = "2.13.0"
 EXTRAS = {"demo": "network,server", "test": "network,server,test,lint"}
+COMMANDS = {
+    "demo": ("hvg3d_core.cli.main", "demo"),
+    "test": ("pytest",),
+    "lint": (),
+    "serve": ("hvg3d_core.cli.main", "serve"),
+    "build-extension": ("blender_addon.build_extension",),
+    "run": ("hvg3d_core.cli.main",),
+}
 USAGE = """usage: python bootstrap.py COMMAND [ARGUMENTS]
 
   demo [ARGUMENTS]   the main job: a scripted grasp becomes a video (arguments go to `hvg3d demo`)
   test [ARGUMENTS]   all everyday tests (arguments go to pytest)
   lint               ruff, mypy and the check of the arrows between the rooms
+  serve [ARGUMENTS]  the inference server, for the extension in Blender
+  build-extension    the extension as a zip in dist/
   run ARGUMENTS      any other command of hvg3d, as in `python bootstrap.py run inspect CLIP`
 """
 
@@ -101,18 +111,14 @@ def lint() -> int:
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] not in ("demo", "test", "lint", "run"):
+    if not arguments or arguments[0] not in COMMANDS:
         print(USAGE)
         return 2
     command, rest = arguments[0], arguments[1:]
-    set_up("demo" if command in ("demo", "run") else "test")
-    if command == "demo":
-        return call(PYTHON, "-m", "hvg3d_core.cli.main", "demo", *rest)
-    if command == "run":
-        return call(PYTHON, "-m", "hvg3d_core.cli.main", *rest)
+    set_up("test" if command in ("test", "lint") else "demo")
     if command == "lint":
         return lint()
-    return call(PYTHON, "-m", "pytest", *rest)
+    return call(PYTHON, "-m", *COMMANDS[command], *rest)
 
 
 if __name__ == "__main__":

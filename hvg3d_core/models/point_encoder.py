@@ -61,6 +61,7 @@ class PointCloudEncoder(nn.Module):
         num_self_layers: self-attention layers among the tokens of a frame, after the cross-attention.
         num_freqs: frequencies of the Fourier embedding of coordinates.
         num_roles: entity roles that get a learned embedding; 0 for none.
+        feature_channels: A, further numbers known of each point (its looks in the reference image); 0 for none.
         query_mode: ``fps_first_frame`` chooses the L points once, each where it is first valid (frame 0 for a point
             that is always valid), and follows them: for tracked points this is cheap and a token means the same
             piece of surface in all frames. ``fps_per_frame`` chooses anew in every frame, for untracked points.
@@ -76,6 +77,7 @@ class PointCloudEncoder(nn.Module):
         num_freqs: int = 8,
         num_roles: int = 4,
         query_mode: str = "fps_first_frame",
+        feature_channels: int = 0,
     ) -> None:
         super().__init__()
         if query_mode not in QUERY_MODES:
@@ -85,6 +87,7 @@ class PointCloudEncoder(nn.Module):
         self.query_mode = query_mode
         self.embed = nn.Linear(3 * (2 * num_freqs + 1), dim)
         self.role_embed = nn.Embedding(num_roles + 1, dim) if num_roles else None  # row 0 is never used: padding
+        self.feature_embed = nn.Linear(feature_channels, dim) if feature_channels else None
         self.norm_query = nn.LayerNorm(dim)
         self.norm_context = nn.LayerNorm(dim)
         self.cross_attention = PointAttention(dim, heads, head_dim)
@@ -93,12 +96,16 @@ class PointCloudEncoder(nn.Module):
         self.self_layers = nn.ModuleList(SelfLayer(dim, heads, head_dim) for _ in range(num_self_layers))
 
     def forward(
-        self, points: Tensor, valid: Tensor | None = None, entity: Tensor | None = None
+        self,
+        points: Tensor,
+        valid: Tensor | None = None,
+        entity: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Encode every frame.
 
         points (B, T, N, 3) normalised, float32; valid (B, T, N) bool, default all; entity (B, N) role index + 1, where
-        0 is padding and never valid -> tokens (B, T, L, dim), centres (B, T, L, 3) in the points' axes, and
+        0 is padding and never valid; features (B, N, A) -> tokens (B, T, L, dim), centres (B, T, L, 3) in the points' axes, and
         centre_valid (B, T, L) bool. Tokens and centres that are not valid are zero.
         """
         batch, frames, num_points, _ = points.shape
@@ -114,10 +121,17 @@ class PointCloudEncoder(nn.Module):
         centre_valid = valid.gather(2, index) & picked
         centres = torch.where(centre_valid.unsqueeze(-1), centres, 0.0)
 
-        context = self._embed(points, entity)
+        context = self._embed(points, entity, features)
         # Embedding the centres again costs L points, not the scatter over N that a gather's gradient would.
         centre_entity = None if entity is None else entity.unsqueeze(1).expand(-1, frames, -1).gather(2, index)
-        x = self._embed(centres, centre_entity).flatten(0, 1)
+        centre_features = None
+        if features is not None:
+            centre_features = (
+                features.unsqueeze(1)
+                .expand(-1, frames, -1, -1)
+                .gather(2, index.unsqueeze(-1).expand(-1, -1, -1, features.shape[-1]))
+            )
+        x = self._embed(centres, centre_entity, centre_features).flatten(0, 1)
         x = x + self.cross_attention(self.norm_query(x), self.norm_context(context).flatten(0, 1), valid.flatten(0, 1))
         x = x + self.ff(self.norm_ff(x))
         for layer in self.self_layers:
@@ -125,12 +139,15 @@ class PointCloudEncoder(nn.Module):
         tokens = x.unflatten(0, (batch, frames)) * centre_valid.unsqueeze(-1)
         return tokens, centres, centre_valid
 
-    def _embed(self, points: Tensor, entity: Tensor | None) -> Tensor:
-        """points (B, T, K, 3), entity (B, K) or (B, T, K) -> (B, T, K, dim)."""
+    def _embed(self, points: Tensor, entity: Tensor | None, features: Tensor | None) -> Tensor:
+        """points (B, T, K, 3), entity (B, K) or (B, T, K), features (B, K, A) or (B, T, K, A) -> (B, T, K, dim)."""
         embedded = self.embed(fourier_features(points, self.num_freqs).to(self.embed.weight.dtype))
         if entity is not None and self.role_embed is not None:
             role = self.role_embed(entity.long())
             embedded = embedded + (role if role.ndim == 4 else role.unsqueeze(1))
+        if features is not None and self.feature_embed is not None:
+            known = self.feature_embed(features.to(self.feature_embed.weight.dtype))
+            embedded = embedded + (known if known.ndim == 4 else known.unsqueeze(1))
         return embedded
 
     def _choose(self, points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

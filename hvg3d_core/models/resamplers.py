@@ -43,6 +43,22 @@ def project_to_image(centres: Tensor, intrinsics: Tensor, world_to_camera: Tenso
     return xy.clamp(-1.0, 2.0), depth.log(), in_front
 
 
+def reference_features(
+    points: Tensor, valid: Tensor, intrinsics: Tensor, world_to_camera: Tensor, reference_latents: Tensor
+) -> Tensor:
+    """What each tracked point looks like in the reference image: its latents where the point is seen in frame 0.
+
+    points (B, T, N, 3), valid (B, T, N), intrinsics (B, T, 3, 3), world_to_camera (B, T, 4, 4), reference_latents
+    (B, 16, h, w) -> (B, N, 16 + 1): bilinear samples, then 1 where the point is valid and in front of the camera in
+    frame 0; all zero elsewhere.
+    """
+    first = torch.where(valid[:, :1].unsqueeze(-1), points[:, :1].float(), 0.0)  # invalid points may be anything, even NaN
+    xy, _, in_front = project_to_image(first, intrinsics[:, :1].float(), world_to_camera[:, :1].float())
+    seen = (valid[:, :1] & in_front).transpose(1, 2).float()  # (B, N, 1)
+    sampled = F.grid_sample(reference_latents.float(), 2 * xy - 1, padding_mode="border", align_corners=False)
+    return torch.cat([sampled[:, :, 0].transpose(1, 2), torch.ones_like(seen)], dim=-1) * seen
+
+
 class InterpolateResampler(nn.Module):
     """The literal reading of the article: a linear layer, then linear interpolation of the L tokens onto the grid.
 
@@ -88,7 +104,8 @@ class RayAttentionResampler(nn.Module):
     The locality is not a mask of size cells x tokens but part of the dot product:
     -a|q - k|² = (2a q)·k + (-a|q|²)·1 + 1·(-a|k|²), four more dimensions of query and key. So any fused attention
     kernel computes it, and its gradient, and nothing of that size is ever stored. It needs float32, for in bfloat16
-    the difference of squares would lose whole cells.
+    the difference of squares would lose whole cells. ``head_dim`` counts those four, so that it can be a width which
+    kernels like (32 is twice as fast as 36 on a CPU).
     """
 
     needs_camera = True
@@ -103,15 +120,18 @@ class RayAttentionResampler(nn.Module):
         ratio: int = 4,
     ) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.num_freqs, self.ratio = heads, head_dim, num_freqs, ratio
-        inner = heads * head_dim
+        if head_dim <= 4:
+            raise ValueError(f"head_dim {head_dim}: four of its dimensions carry geometry, so it must exceed 4")
+        self.heads, self.num_freqs, self.ratio = heads, num_freqs, ratio
+        self.content_dim = head_dim - 4
+        inner = heads * self.content_dim
         self.norm = nn.LayerNorm(dim)
         self.to_q = nn.Linear(2 * (2 * num_freqs + 1), inner)
         self.to_kv = nn.Linear(dim + 3 * (2 * num_freqs + 1), 2 * inner)
         self.subframe = nn.Embedding(ratio, 2 * inner)  # which frame of the group a token is of
-        self.nothing = NullToken(heads, head_dim)
+        self.nothing = NullToken(heads, self.content_dim)
         self.locality = Locality(heads)
-        self.to_hidden = nn.Linear(inner + 4 * heads, dim)
+        self.to_hidden = nn.Linear(heads * head_dim, dim)
         self.to_out = nn.Linear(dim, out_channels)
 
     def forward(
@@ -155,14 +175,14 @@ class RayAttentionResampler(nn.Module):
 
         sub = self.subframe(subframe_index(frames, self.ratio, tokens.device)).view(1, frames, 1, -1)
         kv = self.to_kv(torch.cat([self.norm(tokens), features.to(tokens.dtype)], dim=-1)) + sub
-        # (B, T, L, 2, heads, head_dim) -> (2, B F, heads, ratio L, head_dim)
-        kv = group_frames(kv.unflatten(-1, (2, self.heads, self.head_dim)), self.ratio)
+        # (B, T, L, 2, heads, content_dim) -> (2, B F, heads, ratio L, content_dim)
+        kv = group_frames(kv.unflatten(-1, (2, self.heads, self.content_dim)), self.ratio)
         key, value = kv.permute(4, 0, 1, 5, 2, 3, 6).flatten(4, 5).flatten(1, 2).float()
         valid, key_cell, log_depth = (
             group_frames(x, self.ratio).flatten(0, 1).flatten(1, 2) for x in (valid, key_cell, log_depth)
         )
         query = self.to_q(fourier_features(cell_uv, self.num_freqs).to(dtype)).unflatten(-1, (self.heads, -1))
-        query = query.transpose(0, 1).float() / math.sqrt(self.head_dim)  # (heads, hw, head_dim)
+        query = query.transpose(0, 1).float() / math.sqrt(self.content_dim)  # (heads, hw, content_dim)
 
         with torch.autocast(device_type, enabled=False):
             out = self._attend(query, key, value, cell, key_cell, log_depth, valid)
@@ -180,7 +200,7 @@ class RayAttentionResampler(nn.Module):
         log_depth: Tensor,
         valid: Tensor,
     ) -> Tensor:
-        """Attention, all in float32. G = B F groups of frames, H heads, K keys, d = head_dim.
+        """Attention, all in float32. G = B F groups of frames, H heads, K keys, d = content_dim.
 
         query (H, hw, d); key, value (G, H, K, d); cell (hw, 2); key_cell (G, K, 2); log_depth, valid (G, K)
         -> (G, hw, H (d + 4)).
@@ -202,7 +222,7 @@ class RayAttentionResampler(nn.Module):
         out = F.scaled_dot_product_attention(
             query.expand(groups, -1, -1, -1), key, value, attn_mask=mask, scale=1.0
         ).transpose(1, 2)  # (G, hw, H, d + 4)
-        features, position, covered, depth = out.split([self.head_dim, 2, 1, 1], dim=-1)
+        features, position, covered, depth = out.split([self.content_dim, 2, 1, 1], dim=-1)
         offset = position - covered * cell.view(1, -1, 1, 2)  # attention-weighted offset from the cell, in cells
         return torch.cat([features, offset, covered, depth], dim=-1).flatten(2)
 
@@ -215,10 +235,10 @@ def subframe_index(frames: int, ratio: int, device: torch.device) -> Tensor:
 class NullToken(nn.Module):
     """What a cell reads that no point explains: a learned key, logit and value per head."""
 
-    def __init__(self, heads: int, head_dim: int) -> None:
+    def __init__(self, heads: int, content_dim: int) -> None:
         super().__init__()
-        self.key = nn.Parameter(torch.zeros(heads, head_dim))
-        self.value = nn.Parameter(torch.zeros(heads, head_dim))
+        self.key = nn.Parameter(torch.zeros(heads, content_dim))
+        self.value = nn.Parameter(torch.zeros(heads, content_dim))
         self.logit = nn.Parameter(torch.zeros(heads))
         self.reset_parameters()
 
@@ -228,7 +248,7 @@ class NullToken(nn.Module):
         nn.init.constant_(self.logit, -4.0)  # a lone token with neutral content holds the cells with a·d² < 4
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Key and value (heads, 1, head_dim + 4), extended as in :meth:`RayAttentionResampler._attend`."""
+        """Key and value (heads, 1, content_dim + 4), extended as in :meth:`RayAttentionResampler._attend`."""
         logit = F.pad(self.logit.unsqueeze(-1), (3, 0))  # meets the query's constant 1
         key = torch.cat([self.key, logit.to(self.key.dtype)], dim=-1)
         return key.unsqueeze(1).float(), F.pad(self.value, (0, 4)).unsqueeze(1).float()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .attention import CogVideoXDispatchAttnProcessor
 from .point_encoder import PointCloudEncoder
-from .resamplers import InterpolateResampler, RayAttentionResampler
+from .resamplers import InterpolateResampler, RayAttentionResampler, reference_features
 
 RESAMPLERS = ("ray_attention", "interpolate")
 TRACKING_RANGES = ("minus_one_one", "zero_one")
@@ -44,6 +44,8 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         point_grid_channels: C, channels of the point cloud on the latent grid.
         point_dim, point_heads, point_head_dim, num_point_latents, point_self_layers, point_query_mode, num_roles:
             of the :class:`PointCloudEncoder`.
+        point_reference_features: points also carry the reference image's latents from where frame 0 sees them, so that
+            the resampled cloud brings looks along, not geometry alone. Ours, not the article's; needs tracked points.
         resampler: ``ray_attention`` or ``interpolate``; see ``resamplers.py``.
         resampler_heads, resampler_head_dim: of the ``ray_attention`` resampler.
         tracking_range: value range in which the VAE is given the tracking video. ``minus_one_one`` is what DaS trains
@@ -103,6 +105,7 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         point_self_layers: int = 0,
         point_query_mode: str = "fps_first_frame",
         num_roles: int = 4,
+        point_reference_features: bool = False,
         resampler: str = "ray_attention",
         resampler_heads: int = 8,
         resampler_head_dim: int = 32,
@@ -149,6 +152,7 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
             num_self_layers=point_self_layers,
             num_roles=num_roles,
             query_mode=point_query_mode,
+            feature_channels=out_channels + 1 if point_reference_features else 0,
         )
         ratio = temporal_compression_ratio
         self.point_resampler: nn.Module
@@ -226,17 +230,27 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         intrinsics: Tensor | None = None,
         world_to_camera: Tensor | None = None,
         size: tuple[int, int] | None = None,
+        reference_latents: Tensor | None = None,
     ) -> Tensor:
         """The point cloud on the latent grid, the same for every denoising step.
 
         points (B, T, N, 3) float32 normalised, point_entity (B, N) role index + 1 with 0 for padding, point_valid
         (B, T, N) bool, intrinsics (B, T, 3, 3) for image coordinates in [0, 1]², world_to_camera (B, T, 4, 4) in the
-        units of points; size = latent (h, w), default the config's -> (B, F, C, h, w).
+        units of points; size = latent (h, w), default the config's; reference_latents (B, 16, h, w) of the first frame,
+        as the base network gets them, where the config has ``point_reference_features`` -> (B, F, C, h, w).
         """
         if points.ndim != 4 or points.shape[-1] != 3:
             raise ValueError(f"points: shape {tuple(points.shape)}, must be (B, T, N, 3)")
         size = size or (self.config.sample_height, self.config.sample_width)
-        tokens, centres, valid = self.point_encoder(points, point_valid, point_entity)
+        features = None
+        if self.config.point_reference_features:
+            if reference_latents is None or intrinsics is None or world_to_camera is None:
+                raise ValueError(
+                    "reference_latents, intrinsics, world_to_camera: point_reference_features needs them all"
+                )
+            seen = torch.isfinite(points).all(-1) if point_valid is None else point_valid
+            features = reference_features(points, seen, intrinsics, world_to_camera, reference_latents)
+        tokens, centres, valid = self.point_encoder(points, point_valid, point_entity, features)
         return self.point_resampler(tokens, centres, valid, intrinsics, world_to_camera, size)
 
     @apply_lora_scale("attention_kwargs")
@@ -276,7 +290,8 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         text, video = tokens[:, :num_text], tokens[:, num_text:]
 
         if points is not None and point_grid is None:
-            conditions = (points, point_entity, point_valid, intrinsics, world_to_camera, (height, width))
+            reference = hidden_states[:, 0, self.config.out_channels :]  # the image's half of the channels
+            conditions = (points, point_entity, point_valid, intrinsics, world_to_camera, (height, width), reference)
             point_grid = self._checkpointed(self.encode_point_cloud, *conditions)
         use_control = control_scale != 0 and (tracking_latents is not None or point_grid is not None)
         if use_control:
