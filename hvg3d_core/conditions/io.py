@@ -63,10 +63,8 @@ def load_clip(path: str | os.PathLike[str], *, memory_map: bool = False) -> Clip
     """
     name = os.fspath(path)
     try:
-        if memory_map and os.path.getsize(name) > 0:
-            buffer = np.memmap(name, np.uint8, mode="r")
-        else:
-            buffer = np.fromfile(name, np.uint8)
+        mapped = memory_map and os.path.getsize(name) > 0  # an empty file cannot be mapped
+        buffer: np.ndarray = np.memmap(name, np.uint8, mode="r") if mapped else np.fromfile(name, np.uint8)
     except OSError as error:
         raise ClipError(f"{name}: it cannot be read ({error.strerror or error})") from error
     return _decode(buffer, name)
@@ -86,7 +84,7 @@ def _encode(clip: Clip) -> list[bytes]:
         tensors[at + "K"] = view.K
         tensors[at + "world_to_camera"] = view.world_to_camera
         tensors[at + "point_visible"] = view.point_visible
-        tensors[at + "masks"] = np.frombuffer(zlib.compress(np.ascontiguousarray(view.masks), 4), np.uint8)
+        tensors[at + "masks"] = np.frombuffer(zlib.compress(view.masks.tobytes(), 4), np.uint8)
         tensors[at + "reference"] = np.frombuffer(view.reference, np.uint8)
     header = {
         "fps": float(clip.fps),
@@ -169,8 +167,8 @@ def _assemble(tensors: dict[str, np.ndarray], header: dict[str, Any]) -> Clip:
         at = f"views.{index}."
         reference = tensor(at + "reference")
         masks = _inflate(tensor(at + "masks"), (len(points) if points.ndim else 0, height, width), at + "masks")
-        arrays = [tensor(at + part) for part in ("K", "world_to_camera", "point_visible")]
-        views.append(View(view_name, *arrays, masks, reference.tobytes()))
+        K, w2c, visible = (tensor(at + part) for part in ("K", "world_to_camera", "point_visible"))
+        views.append(View(view_name, K, w2c, visible, masks, reference.tobytes()))
     return Clip(
         **{name: tensor(name) for name in _REQUIRED},
         views=views,

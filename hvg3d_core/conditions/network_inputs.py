@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cameras import invert_rigid, to_camera
+from .cameras import in_view, invert_rigid, project, to_camera
 from .clip import ROLES, Clip, ClipError
 from .frames import check_frame_count, resample_indices
 from .sampling import balanced_quota
@@ -39,7 +39,7 @@ class Fit:
     height: int
 
     def box(self) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom) in source pixels: the part that is kept, as ``PIL.Image.resize(box=...)`` wants."""
+        """(left, top, right, bottom) of what is kept, in source pixels, as ``PIL.Image.resize(box=...)`` wants it."""
         left, top = self.offset_x / self.scale, self.offset_y / self.scale
         return left, top, left + self.width / self.scale, top + self.height / self.scale
 
@@ -61,14 +61,11 @@ class Fit:
 
 def fit_size(source_width: int, source_height: int, width: int | None, height: int | None) -> Fit:
     """How a source of one size fills another; a side that is None follows from the other and the aspect."""
-    if width is None and height is None:
-        width, height = source_width, source_height
-    elif width is None and height is not None:
-        width = max(1, round(source_width * height / source_height))
-    elif height is None and width is not None:
+    if width is None:
+        width = source_width if height is None else max(1, round(source_width * height / source_height))
+    if height is None:
         height = max(1, round(source_height * width / source_width))
     check_size(width, height)
-    assert width is not None and height is not None
     scale = max(width / source_width, height / source_height)
     offset_x, offset_y = 0.5 * (source_width * scale - width), 0.5 * (source_height * scale - height)
     return Fit(scale, max(offset_x, 0.0), max(offset_y, 0.0), width, height)
@@ -92,7 +89,7 @@ def network_inputs(
     ``num_points`` draws (seeded, evenly over the entities) or pads; None keeps them all. ``visible_only`` makes
     ``point_valid`` what this camera sees, as a depth camera would; otherwise all points count.
 
-    Points are normalised by one centre and one scale for the clip: the mean of the valid points of frame 0, in the
+    Points are normalised by one centre and one scale for the clip: the mean of the points of frame 0, in the
     axes of the view's first camera, and their largest distance from it.
     """
     if not 0 <= view < len(clip.views):
@@ -107,13 +104,17 @@ def network_inputs(
     K, w2c = fit.intrinsics(camera.K[time]), camera.world_to_camera[time].astype(np.float64)
 
     index, exists, entity = _choose_points(clip, time, num_points, np.random.default_rng(seed))
-    valid = exists & camera.point_visible[time[:, None], index] if visible_only else exists
+    world = clip.points[time[:, None], index]
+    valid = exists
+    if visible_only:
+        in_image = in_view(*project(world, K, w2c), fit.width, fit.height)
+        valid = exists & in_image & camera.point_visible[time[:, None], index]
     # All of these points fix centre and scale, whether seen or not: what is hidden must not move what is seen.
-    inside = to_camera(clip.points[time[:, None], index], w2c[0])
-    first = inside[0, exists[0]]
+    local = to_camera(world, w2c[0])
+    first = local[0, exists[0]]
     center = first.mean(0) if len(first) else np.zeros(3)
     scale = max(float(np.linalg.norm(first - center, axis=1).max(initial=0.0)), 1e-6)
-    points = np.where(exists[..., None], (inside - center) / scale, 0.0)
+    points = np.where(exists[..., None], (local - center) / scale, 0.0)
 
     relative = w2c @ invert_rigid(w2c[0])
     relative[:, :3, 3] = (relative[:, :3, :3] @ center + relative[:, :3, 3]) / scale
@@ -155,12 +156,7 @@ def _choose_points(
     if clip.tracked:
         members = [np.flatnonzero(clip.point_entity == e) for e in groups]
         quota = balanced_quota([len(m) for m in members], clip.num_points if num_points is None else num_points)
-        kept = [
-            np.sort(rng.choice(m, q, replace=False)) if q < len(m) else m for m, q in zip(members, quota, strict=True)
-        ]
-        chosen = np.concatenate(kept)
-        if num_points is None:
-            chosen = np.sort(chosen)
+        chosen = np.sort(np.concatenate([rng.choice(m, q, replace=False) for m, q in zip(members, quota, strict=True)]))
         index = np.broadcast_to(chosen, (len(time), len(chosen)))
         exists = np.ones(index.shape, bool)
         entity = code[clip.point_entity[chosen]]

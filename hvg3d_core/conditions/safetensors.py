@@ -11,13 +11,13 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from .clip import ClipError
 
-DTYPES = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U64": np.dtype("<u8"),
     "F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "U32": np.dtype("<u4"),
     "F16": np.dtype("<f2"), "I16": np.dtype("<i2"), "U16": np.dtype("<u2"),
@@ -84,19 +84,23 @@ def decode(buffer: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return tensors, metadata
 
 
+def _counts(value: Any) -> TypeGuard[list[int]]:
+    """True for a short list of whole numbers from 0."""
+    return isinstance(value, list) and len(value) <= 8 and all(type(v) is int and v >= 0 for v in value)
+
+
 def _entry(name: str, entry: Any, available: int) -> tuple[np.dtype[Any], list[int], int, int]:
     if not isinstance(entry, dict):
         raise ClipError(f"tensor {name!r} has no description; the file is damaged")
     kind, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(kind, str) or kind not in DTYPES:
         raise ClipError(f"tensor {name!r} has dtype {kind!r}, which clips do not use")
-    for field, value in (("shape", shape), ("data_offsets", offsets)):
-        if not isinstance(value, list) or not all(type(v) is int and v >= 0 for v in value):
-            raise ClipError(f"tensor {name!r} has {field} {value!r}; the file is damaged")
+    if not _counts(shape) or not _counts(offsets):
+        raise ClipError(f"tensor {name!r} has shape {shape!r} and data_offsets {offsets!r}; the file is damaged")
     if len(offsets) != 2 or not offsets[0] <= offsets[1] <= available:
         raise ClipError(f"tensor {name!r} has offsets {offsets} in {available} bytes; the file is cut off or damaged")
     wanted = math.prod(shape) * DTYPES[kind].itemsize
-    if wanted != offsets[1] - offsets[0] or len(shape) > 8:
+    if wanted != offsets[1] - offsets[0]:
         raise ClipError(
             f"tensor {name!r} of shape {shape} needs {wanted} bytes but has {offsets[1] - offsets[0]};"
             " the file is damaged"
