@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker generates with, behind a protocol of four calls.
+
+``--backend module[:factory]`` names another one. Its module has
+
+- ``list_models() -> list[dict]`` (id, title, licence, bytes, installed ...) and ``find_model(name) -> dict``, the same
+  of one id or folder, or ValueError; the server calls both, so they must not import torch;
+- the factory (``create`` unless named), called in the worker, without arguments; it returns a :class:`Backend`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+OnProgress = Callable[[str, int, int, np.ndarray | None], None]
+"""(phase, steps over, steps in all, preview H x W x 3 uint8 or None); phases as in :data:`server.progress.PHASES`."""
+
+
+class Result(Protocol):
+    frames: np.ndarray  # T x H x W x 3 uint8
+    fps: float
+
+
+class Backend(Protocol):
+    def load_clip(self, path: Path) -> Any:
+        """Raises ClipError with a message for the user."""
+
+    def load_model(self, name: str) -> Any:
+        """``name`` is an id from ``list_models`` or a folder that the operator named."""
+
+    def generate(
+        self,
+        model: Any,
+        clip: Any,
+        request: Mapping[str, Any],
+        on_progress: OnProgress,
+        should_cancel: Callable[[], bool],
+    ) -> Result:
+        """``request``: the fields of :class:`server.schemas.GenerationRequest` without the clip.
+
+        Once ``should_cancel()`` is true it raises, any exception, within one step.
+        """
+
+    def write_result(self, result: Result, folder: Path) -> None:
+        """Write video.mp4 and metadata.json."""
+
+
+class CoreBackend:
+    """The HVG-3D network. torch comes in with the first model, so a broken clip fails without waiting for it."""
+
+    def load_clip(self, path: Path) -> Any:
+        from hvg3d_core.conditions import clip_from_bytes
+
+        return clip_from_bytes(path.read_bytes(), f"clip {path.stem[:12]}")  # messages need not name our folders
+
+    def load_model(self, name: str) -> Any:
+        from hvg3d_core import generate
+
+        return generate.load_model(name)
+
+    def generate(
+        self,
+        model: Any,
+        clip: Any,
+        request: Mapping[str, Any],
+        on_progress: OnProgress,
+        should_cancel: Callable[[], bool],
+    ) -> Result:
+        from hvg3d_core import generate
+
+        return generate.generate(model, clip, generate.GenerationRequest(**request), on_progress=on_progress,
+                                 should_cancel=should_cancel)
+
+    def write_result(self, result: Any, folder: Path) -> None:
+        from hvg3d_core import generate
+
+        generate.write_result(result, folder)
+
+
+def create() -> Backend:
+    return CoreBackend()
+
+
+def list_models() -> list[dict[str, Any]]:
+    from hvg3d_core.checkpoints import registry
+
+    return registry.list_models()
+
+
+def find_model(name: str) -> dict[str, Any]:
+    from hvg3d_core.checkpoints import registry
+
+    entry = registry.find_model(name)
+    return {**asdict(entry), "installed": entry.installed}
+
+
+def split_spec(spec: str) -> tuple[ModuleType, str]:
+    """Import the module of ``module[:factory]``; the factory's name comes back beside it."""
+    module, _, factory = spec.partition(":")
+    return importlib.import_module(module), factory or "create"

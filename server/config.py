@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything the operator of a server decides, in one frozen place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    home: Path
+    """Folder of the queue, the clips, the results and the token. One server at a time."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    token_file: Path | None = None
+    """None: ``home/token``."""
+    model: str = "nano"
+    """Model of jobs that name none: an id of the registry, or a folder with a checkpoint."""
+    backend: str = "server.backend"
+    """``module[:factory]``, see :mod:`server.backend`."""
+    allowed_hosts: tuple[str, ...] = field(default=())
+    """Names besides the server's own addresses that a Host header may carry."""
+    max_clip_bytes: int = 1024 * MIB
+    max_body_bytes: int = 1 * MIB
+    """Of every request that is not the upload of a clip."""
+    max_queued: int = 10_000
+    max_crashes: int = 2
+    """So often a job whose worker died is started again before it fails."""
+    cancel_grace_seconds: float = 60.0
+    """A worker that has not stopped this long after a cancel is killed: one step of a large model takes that long."""
+
+    @property
+    def token_path(self) -> Path:
+        return self.token_file or self.home / "token"

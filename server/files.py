@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a server keeps its files. No path ever comes from a client: only hashes and UUIDs that were checked.
+
+    home/token  server.json  server.lock  jobs.sqlite3
+    home/clips/<sha256>.safetensors
+    home/uploads/<random>.part            an upload under way
+    home/jobs/<uuid>/attempt-<n>/         what a worker is writing
+    home/jobs/<uuid>/result/              a finished attempt, renamed as a whole: it is there entirely or not at all
+    home/logs/worker-<slot>.log
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from anyio import to_thread
+
+from server.errors import ApiError
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_BATCH = 1024 * 1024  # bytes hashed and written at once, in a thread
+_DRAIN = 64 * 1024 * 1024  # of a refused body that is read and thrown away, so that the client gets to read the answer
+_DISK_RESERVE = 256 * 1024 * 1024  # left free for the database and the results
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read, atomically."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` survive a power cut. Windows has no such call and does it by itself."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class HomeInUse(RuntimeError):
+    """Another server works in this home."""
+
+
+class Home:
+    """The folder of one server. ``lock`` before use: two servers must never share a queue."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.clips = self.root / "clips"
+        self.uploads = self.root / "uploads"
+        self.jobs = self.root / "jobs"
+        self.logs = self.root / "logs"
+        self.database = self.root / "jobs.sqlite3"
+        self.handshake = self.root / "server.json"
+        self._lock: Any = None
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.clips, self.uploads, self.jobs, self.logs):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+    def lock(self) -> None:
+        """Hold the home until the process ends, however it ends."""
+        file = open(self.root / "server.lock", "a+b")  # noqa: SIM115 - it stays open: that is the lock
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            where = ""
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                other = json.loads(self.handshake.read_text("utf-8"))
+                where = f" (process {other['pid']}, {other['url']})"
+            raise HomeInUse(
+                f"another server{where} already uses {self.root}: use that one, stop it, or give another --home"
+            ) from None
+        self._lock = file
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # clips
+
+    def clip(self, sha256: str) -> Path:
+        if not _SHA256.fullmatch(sha256):
+            raise ApiError(422, "invalid_sha256", f"{sha256[:80]!r} is not a SHA-256", field="sha256",
+                           remedy="send 64 lower-case hexadecimal digits")
+        return self.clips / f"{sha256}.safetensors"
+
+    async def receive_clip(
+        self, sha256: str, body: AsyncIterator[bytes], declared: int | None, limit: int
+    ) -> tuple[int, bool]:
+        """Stream an upload to disk. Returns its size in bytes and whether it is new here."""
+        path = self.clip(sha256)
+        if path.exists():
+            await _drain(body)
+            return path.stat().st_size, False
+        if declared is not None and declared > limit:
+            await _drain(body)
+            raise _too_large(declared, limit)
+        free = shutil.disk_usage(self.root).free
+        if free < (declared or 0) + _DISK_RESERVE:
+            await _drain(body)
+            raise ApiError(507, "disk_full", f"the server's disk has only {free:,} bytes free",
+                           remedy=f"free space on the disk of {self.root}")
+        part = self.uploads / f"{uuid.uuid4().hex}.part"
+        digest = hashlib.sha256()
+        size = 0
+        try:
+            with open(part, "xb") as file:
+
+                def flush(data: bytes) -> None:
+                    digest.update(data)
+                    file.write(data)
+
+                pending = bytearray()
+                async for chunk in body:
+                    size += len(chunk)
+                    if size > limit:
+                        await _drain(body)
+                        raise _too_large(size, limit)
+                    pending += chunk
+                    if len(pending) >= _BATCH:
+                        await to_thread.run_sync(flush, bytes(pending))
+                        pending.clear()
+                await to_thread.run_sync(flush, bytes(pending))
+                file.flush()
+                await to_thread.run_sync(os.fsync, file.fileno())
+            if digest.hexdigest() != sha256:
+                raise ApiError(
+                    422, "hash_mismatch",
+                    f"the body's SHA-256 is {digest.hexdigest()}, not {sha256}: it was changed or cut off on the way",
+                    field="sha256", remedy="send the clip again",
+                )
+            os.replace(part, path)
+            _sync_folder(self.clips)
+        finally:
+            part.unlink(missing_ok=True)
+        return size, True
+
+    # jobs
+
+    def attempt(self, job: str, attempt: int) -> Path:
+        return self.jobs / str(uuid.UUID(job)) / f"attempt-{attempt}"
+
+    def result(self, job: str) -> Path:
+        return self.jobs / str(uuid.UUID(job)) / "result"
+
+    def has_result(self, job: str) -> bool:
+        return self.result(job).is_dir()
+
+    def begin_attempt(self, job: str, attempt: int) -> Path:
+        """An empty folder for the worker to write into."""
+        folder = self.attempt(job, attempt)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+        return folder
+
+    def publish(self, job: str, attempt: int) -> None:
+        """Turn a finished attempt into the job's result, in one rename after everything is on disk."""
+        folder = self.attempt(job, attempt)
+        for name in ("video.mp4", "metadata.json", "preview.jpg"):
+            path = folder / name
+            if not path.is_file() or path.stat().st_size == 0:
+                raise FileNotFoundError(f"the worker said it was done, but {name} is missing or empty")
+            with open(path, "r+b") as file:
+                os.fsync(file.fileno())
+        _sync_folder(folder)
+        folder.rename(self.result(job))
+        _sync_folder(folder.parent)
+
+    def discard_attempts(self, job: str) -> None:
+        for folder in (self.jobs / str(uuid.UUID(job))).glob("attempt-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def clean(self) -> None:
+        """Remove what uploads and workers left when the last server died."""
+        for part in self.uploads.glob("*.part"):
+            part.unlink(missing_ok=True)
+        for folder in self.jobs.glob("*/attempt-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _too_large(size: int, limit: int) -> ApiError:
+    return ApiError(413, "clip_too_large", f"the clip has {size:,} bytes or more, this server takes {limit:,}",
+                    remedy="use fewer points or frames, or start the server with a larger --max-clip-mib")
+
+
+async def _drain(body: AsyncIterator[bytes]) -> None:
+    """Read on without keeping: a client that is still writing would otherwise see a broken pipe and no answer."""
+    size = 0
+    async for chunk in body:
+        size += len(chunk)
+        if size > _DRAIN:
+            return
