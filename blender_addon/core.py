@@ -23,6 +23,7 @@ Entity = conditions.Entity
 Mesh = conditions.Mesh
 View = conditions.View
 check_frame_count = conditions.check_frame_count
+clip_bytes = conditions.clip_bytes
 encode_png = conditions.encode_png
 load_clip = conditions.load_clip
 nearest_valid_frame_counts = conditions.nearest_valid_frame_counts
@@ -39,6 +40,7 @@ __all__ = [
     "Mesh",
     "View",
     "check_frame_count",
+    "clip_bytes",
     "encode_png",
     "load_clip",
     "nearest_valid_frame_counts",

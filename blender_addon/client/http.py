@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Requests to the server, with every failure turned into words a user can act on."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .protocol import API_VERSION, ClientError, JobStatus, Missing, Model, Unauthorized, Unreachable
+
+TIMEOUT = 5.0  # seconds without an answer; the server answers from its database at once
+_UPLOAD_TIMEOUT = 60.0  # a pause in the middle of a large body, while the server writes
+_BLOCK = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server is: its ``url`` and ``token``, or the ``home`` folder of one on this computer.
+
+    A server on this computer writes its address and its token into its home folder whenever it starts. They are read
+    anew for each request, so that a server that comes back on another port is found again.
+    """
+
+    url: str = ""
+    token: str = ""
+    home: str = ""
+
+    def resolve(self) -> tuple[str, str]:
+        """(url, token)."""
+        if not self.home:
+            return self.url.rstrip("/"), self.token.strip()
+        handshake = Path(self.home) / "server.json"
+        start = "start it with 'hvg3d serve', or give an address in the add-on's preferences"
+        try:
+            written = json.loads(handshake.read_text("utf-8"))
+            url, token = str(written["url"]), str(written["token"])
+        except FileNotFoundError:
+            raise Unreachable(f"The HVG-3D server is not running (there is no {handshake})", start) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Unreachable(f"{handshake} cannot be read: {error}", start) from None
+        return url.rstrip("/"), token
+
+
+class _Upload(io.RawIOBase):
+    """Bytes that report how much of them has been read."""
+
+    def __init__(self, data: bytes, on_progress: Callable[[float], None]):
+        self._data = memoryview(data)
+        self._position = 0
+        self._on_progress = on_progress
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._data) if size < 0 else min(len(self._data), self._position + max(size, _BLOCK))
+        block = bytes(self._data[self._position : end])
+        self._position = end
+        self._on_progress(end / max(len(self._data), 1))
+        return block
+
+
+class Api:
+    """One server. Every method raises :class:`ClientError` and may be called from any thread."""
+
+    def __init__(self, address: Address):
+        self.address = address
+        # Without proxies: the server is on this computer or on the local network.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def health(self) -> dict[str, Any]:
+        health = self._json("GET", "health")
+        if health.get("api") not in (API_VERSION, None):
+            raise ClientError(
+                f"The server speaks {health['api']}, this add-on {API_VERSION}",
+                "Install the add-on and the server of the same release",
+            )
+        return health
+
+    def models(self) -> list[Model]:
+        return [Model.from_json(model) for model in self._json("GET", "models")["models"]]
+
+    def has_clip(self, sha256: str) -> bool:
+        try:
+            self._open("HEAD", f"clips/{sha256}", None, {}, TIMEOUT, lambda response: None)
+        except Missing:
+            return False
+        return True
+
+    def put_clip(self, sha256: str, data: bytes, on_progress: Callable[[float], None]) -> None:
+        self._json(
+            "PUT",
+            f"clips/{sha256}",
+            body=_Upload(data, on_progress),
+            headers={"Content-Length": str(len(data)), "Content-Type": "application/octet-stream"},
+            timeout=_UPLOAD_TIMEOUT,
+        )
+
+    def submit(self, job_id: str, request: dict[str, Any], label: str) -> JobStatus:
+        """Idempotent: the same id again is the same job."""
+        body = {"id": job_id, "request": request, "label": label[:200], "client": "blender"}
+        return self._job("POST", "jobs", body)
+
+    def job(self, job_id: str) -> JobStatus:
+        return self._job("GET", f"jobs/{job_id}")
+
+    def cancel(self, job_id: str) -> JobStatus:
+        return self._job("POST", f"jobs/{job_id}/cancel", {})
+
+    def download(self, job_id: str, name: str, target: Path) -> None:
+        """Saves ``name`` of a job's results; the file appears under its name only when it is complete."""
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                self._open("GET", f"jobs/{job_id}/{name}", None, {}, _UPLOAD_TIMEOUT, _copy_to(file))
+            os.replace(part, target)
+        except OSError as error:
+            raise ClientError(
+                f"The result cannot be written to {target}: {error.strerror or error}",
+                "Free some space, or save the .blend file in a folder you may write to",
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _job(self, method: str, path: str, body: dict[str, Any] | None = None) -> JobStatus:
+        return JobStatus.from_json(self._json(method, path, body=body))
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> Any:
+        headers = dict(headers or {})
+        if isinstance(body, dict):
+            body = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        text = self._open(method, path, body, headers, timeout, lambda response: response.read())
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise self._stranger(self.address.resolve()[0]) from None
+
+    def _open(
+        self, method: str, path: str, body: Any, headers: dict[str, str], timeout: float, consume: Callable
+    ) -> Any:
+        url, token = self.address.resolve()
+        if not url.startswith(("http://", "https://")):
+            raise ClientError(
+                f"Server address {url!r} is not an address",
+                "Write it as http://127.0.0.1:8765 in the add-on's preferences",
+            )
+        headers = {"Authorization": f"Bearer {token}", **headers} if token else headers
+        try:
+            request = urllib.request.Request(f"{url}/{API_VERSION}/{path}", data=body, headers=headers, method=method)
+            with self._opener.open(request, timeout=timeout) as response:
+                return consume(response)
+        except urllib.error.HTTPError as error:
+            raise self._refusal(url, error) from None
+        except urllib.error.URLError as error:
+            raise _unreachable(url, error.reason) from None
+        except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            raise _unreachable(url, error) from None
+        except ValueError as error:  # a port that is no number, a token with a line break
+            raise ClientError(
+                f"Server address {url!r} or its token cannot be used: {error}",
+                "Correct them in the add-on's preferences",
+            ) from None
+
+    def _refusal(self, url: str, error: urllib.error.HTTPError) -> ClientError:
+        try:
+            detail = json.loads(error.read())["error"]
+            message, remedy, code = (
+                str(detail["message"]),
+                str(detail.get("remedy") or ""),
+                str(detail.get("code") or ""),
+            )
+        except (ValueError, KeyError, TypeError, OSError):
+            return Missing(f"{url} has no such thing") if error.code == 404 else self._stranger(url)
+        if error.code == 401:
+            where = "the file 'token' in the server's home folder"
+            return Unauthorized(f"Wrong token: {message}", f"Copy {where} into the add-on's preferences", code)
+        kind = Missing if error.code == 404 else ClientError
+        return kind(message, remedy[:1].upper() + remedy[1:], code)
+
+    @staticmethod
+    def _stranger(url: str) -> ClientError:
+        return ClientError(
+            f"What answers at {url} is not an HVG-3D server", "Correct the server's address in the add-on's preferences"
+        )
+
+
+def _copy_to(file: Any) -> Callable:
+    def copy(response: http.client.HTTPResponse) -> None:
+        expected = response.length
+        size = 0
+        while block := response.read(_BLOCK):
+            file.write(block)
+            size += len(block)
+        if expected is not None and size != expected:
+            raise http.client.IncompleteRead(b"", expected - size)
+
+    return copy
+
+
+def _unreachable(url: str, reason: Any) -> ClientError:
+    start = "Start it with 'hvg3d serve', or correct its address in the add-on's preferences"
+    if isinstance(reason, ConnectionRefusedError):
+        return Unreachable(f"The HVG-3D server is not running at {url}", start)
+    if isinstance(reason, TimeoutError):
+        return Unreachable(f"The server at {url} does not answer", "See whether it is busy or behind a firewall")
+    if isinstance(reason, socket.gaierror):
+        return Unreachable(f"There is no computer of the name in {url}", start)
+    return Unreachable(f"The connection to {url} broke ({reason or type(reason).__name__})", start)

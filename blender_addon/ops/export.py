@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Export Clip and Render to Real Video: both read the scene one frame per timer event, so that nothing freezes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from pathlib import Path
+
+import bpy
+from bpy.props import StringProperty
+
+from .. import pump
+from ..client.protocol import GenerationRequest
+from ..client.task import RenderTask
+from ..core import Clip, ClipError, save_clip
+from ..preferences import server_address
+from ..result import result_path
+from ..runtime import RUNTIME
+from ..scene.export import ExportProgress, iter_export
+from ..shot import blocking, export_settings
+
+CLIP_SUFFIX = ".clip.safetensors"
+_PHASES = {"frames": "Reading the scene", "reference": "Rendering the first picture", "finish": "Checking the clip"}
+
+
+class _ExportSteps:
+    """A modal operator that exports the scene's clip. Subclasses say what happens to it in :meth:`use_clip`."""
+
+    _steps: Generator[ExportProgress, None, Clip] | None = None
+    _timer = None
+
+    def use_clip(self, context, clip: Clip) -> None:
+        raise NotImplementedError
+
+    def wait(self) -> bool:
+        """After :meth:`use_clip`: whether it still has to be waited for. Raises what went wrong meanwhile."""
+        return False
+
+    def execute(self, context):
+        """All at once: for scripts, and where there is no window."""
+        try:
+            self._begin(context)
+            while self._step(context):
+                pass
+        except (ClipError, OSError) as error:
+            return self._fail(context, error)
+        finally:
+            self._end(context)
+        return {"FINISHED"}
+
+    def _run_modal(self, context):
+        if context.window is None:
+            return self.execute(context)
+        try:
+            self._begin(context)
+        except (ClipError, OSError) as error:
+            self._end(context)
+            return self._fail(context, error)
+        self._timer = context.window_manager.event_timer_add(0.001, window=context.window)
+        context.window_manager.modal_handler_add(self)
+        context.workspace.status_text_set("HVG-3D reads the scene.  Esc: cancel")
+        return {"RUNNING_MODAL"}
+
+    def modal(self, context, event):
+        if event.type == "ESC":
+            self._end(context)
+            self.report({"INFO"}, "Export cancelled; the scene is as it was")
+            return {"CANCELLED"}
+        if event.type != "TIMER":
+            return {"RUNNING_MODAL"}  # edits between two frames would end up in half of the clip
+        try:
+            if self._step(context):
+                return {"RUNNING_MODAL"}
+        except (ClipError, OSError) as error:
+            self._end(context)
+            return self._fail(context, error)
+        except BaseException:
+            self._end(context)
+            raise
+        self._end(context)
+        return {"FINISHED"}
+
+    def cancel(self, context) -> None:
+        """Blender closes the window or loads another file."""
+        self._end(context)
+
+    def _begin(self, context) -> None:
+        RUNTIME.problem = ""
+        RUNTIME.exporting, RUNTIME.export_fraction = "Starting", 0.0
+        self._scene_name = context.scene.name
+        self._steps = iter_export(context.scene, export_settings(context.scene))
+
+    def _step(self, context) -> bool:
+        """One step further; False when all is done."""
+        if self._steps is None:
+            if self.wait():
+                return True
+            return False
+        try:
+            progress = next(self._steps)
+        except StopIteration as end:
+            self._steps = None
+            RUNTIME.exporting, RUNTIME.export_fraction = "Writing", 1.0
+            self.use_clip(context, end.value)
+            return True
+        RUNTIME.exporting = _PHASES[progress.phase]
+        if progress.phase == "frames":
+            RUNTIME.exporting += f", frame {progress.done + 1} of {progress.total - 2}"
+        RUNTIME.export_fraction = progress.done / progress.total
+        pump.redraw()
+        return True
+
+    def _end(self, context) -> None:
+        if self._steps is not None:
+            self._steps.close()  # puts the scene back
+            self._steps = None
+        if self._timer is not None:
+            context.window_manager.event_timer_remove(self._timer)
+            self._timer = None
+            if context.workspace is not None:
+                context.workspace.status_text_set(None)
+        RUNTIME.exporting = ""
+        pump.redraw()
+
+    def _fail(self, context, error: Exception):
+        RUNTIME.problem = str(error)
+        self.report({"ERROR"}, str(error))
+        return {"CANCELLED"}
+
+
+class HVG3D_OT_export_clip(_ExportSteps, bpy.types.Operator):
+    bl_idname = "hvg3d.export_clip"
+    bl_label = "Export Clip"
+    bl_description = "Write points, tracks, masks, camera and first picture of the shot to a file, without a server"
+
+    filepath: StringProperty(name="File", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filter_glob: StringProperty(default="*.safetensors", options={"HIDDEN"})
+
+    _writer: threading.Thread | None = None
+
+    @classmethod
+    def poll(cls, context):
+        return _poll(cls, context, video=False)
+
+    def invoke(self, context, event):
+        if not self.filepath:
+            stem = Path(bpy.data.filepath).stem or "untitled"
+            self.filepath = bpy.path.clean_name(f"{stem}_{context.scene.name}") + CLIP_SUFFIX
+            context.window_manager.fileselect_add(self)
+            self._choosing = True
+            return {"RUNNING_MODAL"}
+        return self._run_modal(context)
+
+    def execute(self, context):
+        if getattr(self, "_choosing", False):  # the file browser calls this
+            self._choosing = False
+            return self._run_modal(context)
+        return super().execute(context)
+
+    def use_clip(self, context, clip: Clip) -> None:
+        path = Path(bpy.path.abspath(self.filepath))
+        if path.suffix != ".safetensors":
+            path = path.with_name(path.name + CLIP_SUFFIX)
+        self._path = path
+        self._write_error: Exception | None = None
+
+        def write() -> None:
+            try:
+                save_clip(clip, path)
+            except (ClipError, OSError) as error:
+                self._write_error = error
+
+        self._writer = threading.Thread(target=write, name="hvg3d write")
+        self._writer.start()
+
+    def wait(self) -> bool:
+        self._writer.join(0.01)
+        if self._writer.is_alive():
+            return True
+        if self._write_error is not None:
+            error = self._write_error
+            raise ClipError(f"file: {self._path} cannot be written ({error}); choose another folder") from error
+        self.report({"INFO"}, f"Clip written to {self._path}")
+        return False
+
+
+class HVG3D_OT_render_real(_ExportSteps, bpy.types.Operator):
+    bl_idname = "hvg3d.render_real"
+    bl_label = "Render to Real Video"
+    bl_description = "Send the shot to the server, which makes a video of it. Blender stays usable meanwhile"
+
+    @classmethod
+    def poll(cls, context):
+        if RUNTIME.rendering:
+            cls.poll_message_set("A video is being made; wait for it or cancel it")
+            return False
+        return _poll(cls, context, video=True)
+
+    def invoke(self, context, event):
+        return self._run_modal(context)
+
+    def use_clip(self, context, clip: Clip) -> None:
+        scene = bpy.data.scenes[self._scene_name]
+        shot = scene.hvg3d
+        request = GenerationRequest(shot.model, shot.prompt, shot.seed)
+        label = f"{Path(bpy.data.filepath).stem or 'untitled'}, {scene.name}"
+        task = RenderTask(server_address(), clip, request, Path(), label)
+        task.output = result_path(scene, shot.seed, task.id)
+        RUNTIME.task, RUNTIME.task_state = task, None
+        RUNTIME.task_frame_start = shot.range_of(scene)[0]
+        task.start()
+        pump.ensure_running()
+
+
+def _poll(cls, context, *, video: bool) -> bool:
+    if RUNTIME.exporting:
+        cls.poll_message_set("The scene is being read")
+        return False
+    reason = blocking(context.scene, video=video)
+    if reason:
+        cls.poll_message_set(reason)
+        return False
+    return True
+
+
+CLASSES = (HVG3D_OT_export_clip, HVG3D_OT_render_real)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything Blender is told when the extension is switched on, and forgets when it is switched off."""
+
+from __future__ import annotations
+
+import atexit
+
+import bpy
+
+from . import preferences, properties, pump
+from .ops import export, marking, server
+from .runtime import RUNTIME
+from .ui import panels
+
+_CLASSES = (
+    *properties.CLASSES,
+    *marking.CLASSES,
+    *export.CLASSES,
+    *server.CLASSES,
+    *panels.CLASSES,
+    *preferences.CLASSES,
+)
+
+
+def register() -> None:
+    for cls in _CLASSES:
+        bpy.utils.register_class(cls)
+    bpy.types.Scene.hvg3d = bpy.props.PointerProperty(type=properties.HVG3D_SceneSettings)
+    atexit.register(_let_go)
+    if not bpy.app.background:
+        bpy.app.timers.register(_first_look, first_interval=1.0)
+
+
+def unregister() -> None:
+    _let_go()
+    atexit.unregister(_let_go)
+    if bpy.app.timers.is_registered(_first_look):
+        bpy.app.timers.unregister(_first_look)
+    del bpy.types.Scene.hvg3d
+    for cls in reversed(_CLASSES):
+        bpy.utils.unregister_class(cls)
+
+
+def _first_look() -> None:
+    pump.ask_server()
+
+
+def _let_go() -> None:
+    """Threads must be told before Python ends; jobs go on on the server."""
+    pump.stop()
+    if RUNTIME.task is not None:
+        RUNTIME.task.detach()
