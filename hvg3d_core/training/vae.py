@@ -33,7 +33,7 @@ def build_vae(config: TrainConfig) -> AutoencoderKLCogVideoX:
 
 def to_tensor(frames: np.ndarray) -> torch.Tensor:
     """... x T x H x W x 3 uint8 to ... x 3 x T x H x W in [-1, 1]."""
-    return torch.from_numpy(frames).movedim(-1, -4).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(frames)).movedim(-1, -4).float().div_(127.5).sub_(1)
 
 
 def gradient_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -105,7 +105,7 @@ def train_vae(config: TrainConfig, data: Path, out: Path, heldout: Path | None =
         l1, mse = F.l1_loss(rebuilt, x), F.mse_loss(rebuilt, x)
         kl = posterior.kl().float().mean() / x[0].numel()
         loss = l1 + stage.mse_weight * mse + stage.gradient_weight * gradient_l1(rebuilt, x) + stage.kl_weight * kl
-        return loss, {"l1": float(l1.detach()), "psnr": float(10 * torch.log10(4 / mse.detach())), "kl": float(kl)}
+        return loss, {"l1": float(l1.detach()), "psnr": float(10 * torch.log10(4 / mse.detach())), "kl": float(kl.detach())}
 
     trainer.run(loss_of_step)
     trainer.export_weights()
