@@ -7,7 +7,7 @@ import bpy
 
 
 def sequencer_strips(editor):
-    """The strips of a sequence editor; up to 4.4 they were called sequences. (An empty collection is falsy: no `or`.)"""
+    """The strips of a sequence editor, called sequences up to 4.4. (No `or` here: an empty collection is falsy.)"""
     return editor.strips if hasattr(editor, "strips") else editor.sequences
 
 
