@@ -40,9 +40,7 @@ def alembic(target: Path, frames: range) -> None:
 def build_clip(scene: bpy.types.Scene, demo: object, frames: range, size: tuple[int, int], **what: bool) -> ClipBuilder:
     """The add-on's own reader and builder over all frames."""
     marked = {**dict.fromkeys(demo.hand_meshes, 0), **dict.fromkeys(demo.object_meshes, 1)}
-    entity_of = {
-        expanded: index for name, index in marked.items() for expanded in expand_objects(scene, (name,), name)
-    }
+    entity_of = {expanded: index for name, index in marked.items() for expanded in expand_objects(scene, (name,), name)}
     entities = [Entity("hand", demo.hand_roles[0]), Entity("object", "object")]
     builder = ClipBuilder(entities, width=size[0], height=size[1], fps=24.0, num_frames=len(frames), **what)
     reader, camera = MeshReader(entity_of), scene.objects[demo.camera]

@@ -71,7 +71,9 @@ def side_by_side(scene: np.ndarray, real: np.ndarray, scale: int = 2) -> list[np
     for left, right in zip(scene, real, strict=True):
         sheet = Image.new("RGB", (2 * width * scale + 4, height * scale + bar), (24, 24, 24))
         for x, picture, caption in ((0, left, "Blender scene"), (width * scale + 4, right, "generated")):
-            sheet.paste(Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.BICUBIC), (x, bar))
+            sheet.paste(
+                Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.BICUBIC), (x, bar)
+            )
             ImageDraw.Draw(sheet).text((x + 4, 3), caption, fill=(235, 235, 235))
         frames.append(np.asarray(sheet))
     return frames

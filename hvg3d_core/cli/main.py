@@ -67,7 +67,9 @@ def generate(
         guidance_scale=guidance,
         control_scale=control_scale,
     )
-    result = make(load_model(model), loaded, request, lambda phase, step, total, _: typer.echo(f"{phase} {step}/{total}"))
+    result = make(
+        load_model(model), loaded, request, lambda phase, step, total, _: typer.echo(f"{phase} {step}/{total}")
+    )
     write_result(result, out)
     typer.echo(str(out / "video.mp4"))
 
@@ -81,7 +83,9 @@ def serve(context: typer.Context) -> None:
 @app.command()
 def inspect(
     clip: Annotated[Path, typer.Argument(help="a clip (.clip.safetensors)")],
-    sheet: Annotated[Path | None, typer.Option(help="where the contact sheet goes; beside the clip if left out")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="where the contact sheet goes; beside the clip if left out")
+    ] = None,
 ) -> None:
     """Print what is in a clip and write a contact sheet of it."""
     from ..conditions import load_clip

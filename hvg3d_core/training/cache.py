@@ -124,6 +124,6 @@ def load_cache(folder: Path) -> LatentCache:
             metadata = file.metadata()
             prompts += json.loads(metadata["prompts"])
             names += json.loads(metadata["names"])
-            for key in file.keys():
+            for key in file.keys():  # noqa: SIM118 (no dictionary: it has no iterator)
                 parts.setdefault(key, []).append(file.get_tensor(key))
     return LatentCache({key: torch.cat(tensors) for key, tensors in parts.items()}, prompts, names)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of training clips: ``NAME.png`` (the frames, stacked from top to bottom) beside ``NAME.clip.safetensors``."""
+"""A folder of training clips: ``NAME.png`` (frames stacked from top to bottom) beside ``NAME.clip.safetensors``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages ``base`` (image-to-video transformer with its text encoder) and ``control`` (the branch on the frozen base)."""
+"""Stages ``base`` (image-to-video transformer and text encoder) and ``control`` (the branch on the frozen base)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..models import HVG3DTransformer3DModel
 from ..pipelines import HVG3DImageToVideoPipeline
 from .cache import load_cache
 from .config import BaseStage, ControlStage, TrainConfig
-from .losses import mask_diffusion_loss
 from .loop import Trainer
+from .losses import mask_diffusion_loss
 
 CONDITIONS = (
     "tracking_latents",
@@ -105,9 +105,7 @@ def pad_in_time(first: torch.Tensor, frames: int) -> torch.Tensor:
 
 
 def tokenize(tokenizer: ByT5Tokenizer, prompts: list[str], length: int) -> torch.Tensor:
-    return tokenizer(
-        prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).input_ids
+    return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 
 
 class _Noising:

@@ -41,9 +41,7 @@ def gradient_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.diff(dim=-1) - b.diff(dim=-1)).abs().mean() + (a.diff(dim=-2) - b.diff(dim=-2)).abs().mean()
 
 
-def crops(
-    clips: list[np.ndarray], count: int, frames: int, size: int, generator: torch.Generator
-) -> torch.Tensor:
+def crops(clips: list[np.ndarray], count: int, frames: int, size: int, generator: torch.Generator) -> torch.Tensor:
     """Random crops in space and time, count x 3 x frames x size x size, with random flips and channel orders."""
 
     def draw(high: int) -> int:
@@ -105,7 +103,11 @@ def train_vae(config: TrainConfig, data: Path, out: Path, heldout: Path | None =
         l1, mse = F.l1_loss(rebuilt, x), F.mse_loss(rebuilt, x)
         kl = posterior.kl().float().mean() / x[0].numel()
         loss = l1 + stage.mse_weight * mse + stage.gradient_weight * gradient_l1(rebuilt, x) + stage.kl_weight * kl
-        return loss, {"l1": float(l1.detach()), "psnr": float(10 * torch.log10(4 / mse.detach())), "kl": float(kl.detach())}
+        return loss, {
+            "l1": float(l1.detach()),
+            "psnr": float(10 * torch.log10(4 / mse.detach())),
+            "kl": float(kl.detach()),
+        }
 
     trainer.run(loss_of_step)
     trainer.export_weights()
