@@ -63,17 +63,15 @@ def bind_surface(vertices: np.ndarray, triangles: np.ndarray, count: int, rng: n
 
 
 def balanced_quota(available: Sequence[int], total: int) -> list[int]:
-    """Share ``total`` over groups as evenly as their sizes allow; earlier groups take the remainders.
+    """Share ``total`` over groups as evenly as their sizes allow; among equals the earlier take the remainder.
 
     The sum is ``min(total, sum(available))``.
     """
     quota = [0] * len(available)
-    left = min(total, sum(available))
-    while left > 0:
-        open_groups = [g for g, size in enumerate(available) if quota[g] < size]
-        share, extra = divmod(left, len(open_groups))
-        for rank, g in enumerate(open_groups):
-            take = min(share + (rank < extra), available[g] - quota[g])
-            quota[g] += take
-            left -= take
+    left = total
+    # The smallest first: what a group cannot use is then shared by all that follow.
+    order = sorted(range(len(available)), key=lambda group: (available[group], -group))
+    for rank, group in enumerate(order):
+        quota[group] = min(available[group], left // (len(order) - rank))
+        left -= quota[group]
     return quota
