@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One video from one clip: a thread that encodes, uploads, waits and downloads, and that a stopped server cannot kill."""
+"""One video from one clip: a thread that packs, uploads, waits and downloads, and outlives a stopped server."""
 
 from __future__ import annotations
 

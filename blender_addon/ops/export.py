@@ -94,9 +94,7 @@ class _ExportSteps:
     def _step(self, context) -> bool:
         """One step further; False when all is done."""
         if self._steps is None:
-            if self.wait():
-                return True
-            return False
+            return self.wait()
         try:
             progress = next(self._steps)
         except StopIteration as end:
