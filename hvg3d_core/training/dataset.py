@@ -26,7 +26,7 @@ class Sample:
 
     def frames(self, width: int, height: int) -> np.ndarray:
         with Image.open(self.strip) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.array(image.convert("RGB"))
         if pixels.shape[1] != width or pixels.shape[0] % height:
             raise ClipError(f"{self.strip}: {pixels.shape[1]}x{pixels.shape[0]} is no strip of {width}x{height} frames")
         return pixels.reshape(-1, height, width, 3)

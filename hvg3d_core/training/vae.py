@@ -33,7 +33,7 @@ def build_vae(config: TrainConfig) -> AutoencoderKLCogVideoX:
 
 def to_tensor(frames: np.ndarray) -> torch.Tensor:
     """... x T x H x W x 3 uint8 to ... x 3 x T x H x W in [-1, 1]."""
-    return torch.from_numpy(np.array(frames)).movedim(-1, -4).float().div_(127.5).sub_(1)
+    return torch.from_numpy(frames).movedim(-1, -4).float().div_(127.5).sub_(1)
 
 
 def gradient_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
