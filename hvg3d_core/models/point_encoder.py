@@ -105,8 +105,8 @@ class PointCloudEncoder(nn.Module):
         """Encode every frame.
 
         points (B, T, N, 3) normalised, float32; valid (B, T, N) bool, default all; entity (B, N) role index + 1, where
-        0 is padding and never valid; features (B, N, A) -> tokens (B, T, L, dim), centres (B, T, L, 3) in the points' axes, and
-        centre_valid (B, T, L) bool. Tokens and centres that are not valid are zero.
+        0 is padding and never valid; features (B, N, A) -> tokens (B, T, L, dim), centres (B, T, L, 3) in the points'
+        axes, and centre_valid (B, T, L) bool. Tokens and centres that are not valid are zero.
         """
         batch, frames, num_points, _ = points.shape
         if valid is None:

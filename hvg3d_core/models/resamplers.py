@@ -52,7 +52,7 @@ def reference_features(
     (B, 16, h, w) -> (B, N, 16 + 1): bilinear samples, then 1 where the point is valid and in front of the camera in
     frame 0; all zero elsewhere.
     """
-    first = torch.where(valid[:, :1].unsqueeze(-1), points[:, :1].float(), 0.0)  # invalid points may be anything, even NaN
+    first = torch.where(valid[:, :1].unsqueeze(-1), points[:, :1].float(), 0.0)  # invalid points may even be NaN
     xy, _, in_front = project_to_image(first, intrinsics[:, :1].float(), world_to_camera[:, :1].float())
     seen = (valid[:, :1] & in_front).transpose(1, 2).float()  # (B, N, 1)
     sampled = F.grid_sample(reference_latents.float(), 2 * xy - 1, padding_mode="border", align_corners=False)

@@ -15,7 +15,10 @@ from typing import Any, ClassVar
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import CogVideoXTransformer3DModel
+from diffusers import (
+    CogVideoXTransformer3DModel,
+    ModelMixin,  # noqa: F401 - a pipeline's from_pretrained looks for the base class by this name, in this module
+)
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
