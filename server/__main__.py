@@ -46,8 +46,12 @@ class Server(uvicorn.Server):
         if not self.started:
             return
         handshake = {
-            "url": self._url, "port": self._port, "pid": os.getpid(), "token": self._context.token,
-            "version": __version__, "instance": self._context.instance,
+            "url": self._url,
+            "port": self._port,
+            "pid": os.getpid(),
+            "token": self._context.token,
+            "version": __version__,
+            "instance": self._context.instance,
         }
         write_private(self._context.home.handshake, json.dumps(handshake, indent=2).encode() + b"\n")
         print(f"HVG-3D server ready at {self._url} (token in {self._context.settings.token_path})", flush=True)
@@ -79,22 +83,47 @@ def parse(argv: Sequence[str] | None) -> Settings:
     parser.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=defaults.port, help="0: any free one (%(default)s)")
     parser.add_argument("--token-file", type=Path, help="made if it does not exist (HOME/token)")
-    parser.add_argument("--model", default=defaults.model,
-                        help="of jobs that name none: an id, or a folder (%(default)s)")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME",
-                        help="another name that clients may use for this server; may be repeated")
-    parser.add_argument("--max-clip-mib", type=float, default=defaults.max_clip_bytes / MIB,
-                        help="largest clip that is accepted (%(default)s)")
+    parser.add_argument(
+        "--model", default=defaults.model, help="of jobs that name none: an id, or a folder (%(default)s)"
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that clients may use for this server; may be repeated",
+    )
+    parser.add_argument(
+        "--max-clip-mib",
+        type=float,
+        default=defaults.max_clip_bytes / MIB,
+        help="largest clip that is accepted (%(default)s)",
+    )
+    parser.add_argument(
+        "--cancel-grace",
+        type=float,
+        default=defaults.cancel_grace_seconds,
+        metavar="SECONDS",
+        help="a worker that has not stopped so long after a cancel is killed (%(default)s)",
+    )
     parser.add_argument("--backend", default=defaults.backend, help="module[:factory] that generates (%(default)s)")
     given = parser.parse_args(argv)
     if not 0 <= given.port <= 65535:
         parser.error(f"--port {given.port}: give 0 to 65535")
     if given.max_clip_mib <= 0:
         parser.error(f"--max-clip-mib {given.max_clip_mib}: give more than 0")
+    if given.cancel_grace <= 0:
+        parser.error(f"--cancel-grace {given.cancel_grace}: give more than 0")
     return Settings(
-        home=given.home.expanduser().absolute(), host=given.host, port=given.port,
-        token_file=given.token_file and given.token_file.expanduser().absolute(), model=given.model,
-        backend=given.backend, allowed_hosts=tuple(given.allow_host), max_clip_bytes=int(given.max_clip_mib * MIB),
+        home=given.home.expanduser().absolute(),
+        host=given.host,
+        port=given.port,
+        token_file=given.token_file and given.token_file.expanduser().absolute(),
+        model=given.model,
+        backend=given.backend,
+        allowed_hosts=tuple(given.allow_host),
+        max_clip_bytes=int(given.max_clip_mib * MIB),
+        cancel_grace_seconds=given.cancel_grace,
     )
 
 
@@ -105,15 +134,23 @@ def run(settings: Settings) -> None:
     try:
         sock = listen(settings.host, settings.port)
     except OSError as error:
-        raise SystemExit(f"error: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
-                         "give another --host or --port (0: any free one)") from None
+        raise SystemExit(
+            f"error: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
+            "give another --host or --port (0: any free one)"
+        ) from None
     port = sock.getsockname()[1]
     url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
     if not is_loopback(settings.host):
         log.warning("listening on %s: what goes over the network is not encrypted, the token included", settings.host)
     context = build_context(settings, home, token)
-    config = uvicorn.Config(create_app(context), log_level="warning", access_log=False, lifespan="on",
-                            timeout_graceful_shutdown=_GOODBYE_SECONDS, server_header=False)
+    config = uvicorn.Config(
+        create_app(context),
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=_GOODBYE_SECONDS,
+        server_header=False,
+    )
     server = Server(config, context, url, port)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[sock])

@@ -75,8 +75,9 @@ class CoreBackend:
     ) -> Result:
         from hvg3d_core import generate
 
-        return generate.generate(model, clip, generate.GenerationRequest(**request), on_progress=on_progress,
-                                 should_cancel=should_cancel)
+        return generate.generate(
+            model, clip, generate.GenerationRequest(**request), on_progress=on_progress, should_cancel=should_cancel
+        )
 
     def write_result(self, result: Any, folder: Path) -> None:
         from hvg3d_core import generate

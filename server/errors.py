@@ -86,6 +86,10 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
-        body = error_body("internal", f"the server failed on this request ({type(error).__name__})", None,
-                          "look at the server's log, and report it with the lines found there")
+        body = error_body(
+            "internal",
+            f"the server failed on this request ({type(error).__name__})",
+            None,
+            "look at the server's log, and report it with the lines found there",
+        )
         return JSONResponse(body, 500)

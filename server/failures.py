@@ -40,12 +40,18 @@ def describe_exception(error: BaseException) -> dict[str, Any]:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return failure("disk_full", f"the server's disk is full: {text}", "free space on it and send the job again")
     if isinstance(error, ImportError):
-        return failure("not_installed", f"the worker cannot load the generator: {text}",
-                       "install the package with all that generation needs: pip install 'hvg3d[network,server]'")
+        return failure(
+            "not_installed",
+            f"the worker cannot load the generator: {text}",
+            "install the package with all that generation needs: pip install 'hvg3d[network,server]'",
+        )
     if isinstance(error, ValueError):
         return failure("invalid_request", text or type(error).__name__, "change the request as the message says")
-    return failure("generation_failed", f"{type(error).__name__}: {text}" if text else type(error).__name__,
-                   "the server's worker log has the details")
+    return failure(
+        "generation_failed",
+        f"{type(error).__name__}: {text}" if text else type(error).__name__,
+        "the server's worker log has the details",
+    )
 
 
 def describe_exit(code: int | None) -> str:
@@ -67,5 +73,9 @@ def describe_exit(code: int | None) -> str:
 def worker_died(code: int | None, starts: int, log: list[str]) -> dict[str, Any]:
     memory = code == -9
     remedy = "look at the last lines of the worker's log"
-    return failure("worker_died", f"the worker process ended while generating, {starts} times; the last time with "
-                   f"{describe_exit(code)}", SMALLER if memory else remedy, log)
+    return failure(
+        "worker_died",
+        f"the worker process ended while generating, {starts} times; the last time with {describe_exit(code)}",
+        SMALLER if memory else remedy,
+        log,
+    )

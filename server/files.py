@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a server keeps its files. No path ever comes from a client: only hashes and UUIDs that were checked.
 
-    home/token  server.json  server.lock  jobs.sqlite3
-    home/clips/<sha256>.safetensors
-    home/uploads/<random>.part            an upload under way
-    home/jobs/<uuid>/attempt-<n>/         what a worker is writing
-    home/jobs/<uuid>/result/              a finished attempt, renamed as a whole: it is there entirely or not at all
-    home/logs/worker-<slot>.log
+home/token  server.json  server.lock  jobs.sqlite3
+home/clips/<sha256>.safetensors
+home/uploads/<random>.part            an upload under way
+home/jobs/<uuid>/attempt-<n>/         what a worker is writing
+home/jobs/<uuid>/result/              a finished attempt, renamed as a whole: it is there entirely or not at all
+home/logs/worker-<slot>.log
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from server.errors import ApiError
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BATCH = 1024 * 1024  # bytes hashed and written at once, in a thread
 _DRAIN = 64 * 1024 * 1024  # of a refused body that is read and thrown away, so that the client gets to read the answer
+_RENAME_TRIES = 10
 _DISK_RESERVE = 256 * 1024 * 1024  # left free for the database and the results
 
 
@@ -112,8 +114,13 @@ class Home:
 
     def clip(self, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
-            raise ApiError(422, "invalid_sha256", f"{sha256[:80]!r} is not a SHA-256", field="sha256",
-                           remedy="send 64 lower-case hexadecimal digits")
+            raise ApiError(
+                422,
+                "invalid_sha256",
+                f"{sha256[:80]!r} is not a SHA-256",
+                field="sha256",
+                remedy="send 64 lower-case hexadecimal digits",
+            )
         return self.clips / f"{sha256}.safetensors"
 
     async def receive_clip(
@@ -130,8 +137,12 @@ class Home:
         free = shutil.disk_usage(self.root).free
         if free < (declared or 0) + _DISK_RESERVE:
             await _drain(body)
-            raise ApiError(507, "disk_full", f"the server's disk has only {free:,} bytes free",
-                           remedy=f"free space on the disk of {self.root}")
+            raise ApiError(
+                507,
+                "disk_full",
+                f"the server's disk has only {free:,} bytes free",
+                remedy=f"free space on the disk of {self.root}",
+            )
         part = self.uploads / f"{uuid.uuid4().hex}.part"
         digest = hashlib.sha256()
         size = 0
@@ -157,9 +168,11 @@ class Home:
                 await to_thread.run_sync(os.fsync, file.fileno())
             if digest.hexdigest() != sha256:
                 raise ApiError(
-                    422, "hash_mismatch",
+                    422,
+                    "hash_mismatch",
                     f"the body's SHA-256 is {digest.hexdigest()}, not {sha256}: it was changed or cut off on the way",
-                    field="sha256", remedy="send the clip again",
+                    field="sha256",
+                    remedy="send the clip again",
                 )
             os.replace(part, path)
             _sync_folder(self.clips)
@@ -195,7 +208,14 @@ class Home:
             with open(path, "r+b") as file:
                 os.fsync(file.fileno())
         _sync_folder(folder)
-        folder.rename(self.result(job))
+        for tries_left in reversed(range(_RENAME_TRIES)):
+            try:
+                folder.rename(self.result(job))
+                break
+            except PermissionError:  # Windows, while a client reads the preview
+                if not tries_left:
+                    raise
+                time.sleep(0.2)
         _sync_folder(folder.parent)
 
     def discard_attempts(self, job: str) -> None:
@@ -211,8 +231,12 @@ class Home:
 
 
 def _too_large(size: int, limit: int) -> ApiError:
-    return ApiError(413, "clip_too_large", f"the clip has {size:,} bytes or more, this server takes {limit:,}",
-                    remedy="use fewer points or frames, or start the server with a larger --max-clip-mib")
+    return ApiError(
+        413,
+        "clip_too_large",
+        f"the clip has {size:,} bytes or more, this server takes {limit:,}",
+        remedy="use fewer points or frames, or start the server with a larger --max-clip-mib",
+    )
 
 
 async def _drain(body: AsyncIterator[bytes]) -> None:

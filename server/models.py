@@ -43,11 +43,21 @@ class Models:
             return self.default
         models = {model["id"]: model for model in self.all()}
         if name not in models:
-            raise ApiError(422, "unknown_model", f"request.model: there is no model {name!r}", field="request.model",
-                           remedy=f"use one of {', '.join(models)}")
+            raise ApiError(
+                422,
+                "unknown_model",
+                f"request.model: there is no model {name!r}",
+                field="request.model",
+                remedy=f"use one of {', '.join(models)}",
+            )
         if not models[name]["installed"]:
-            raise ApiError(422, "model_not_installed", f"request.model: the model {name!r} is not on this server",
-                           field="request.model", remedy=f"run on the server: hvg3d models pull {name}")
+            raise ApiError(
+                422,
+                "model_not_installed",
+                f"request.model: the model {name!r} is not on this server",
+                field="request.model",
+                remedy=f"run on the server: hvg3d models pull {name}",
+            )
         return name
 
     def source(self, name: str) -> str:

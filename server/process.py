@@ -18,6 +18,7 @@ log = logging.getLogger("hvg3d.server")
 
 _LINE_LIMIT = 1024 * 1024
 _KEEP_LINES = 100
+_DYING_SECONDS = 2.0
 _LOG_BYTES = 4 * 1024 * 1024
 
 
@@ -28,15 +29,23 @@ class WorkerProcess:
         self._lines: deque[str] = deque(maxlen=_KEEP_LINES)
         self._file = RotatingFileHandler(log_path, maxBytes=_LOG_BYTES, backupCount=2, encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._silent = False
         self._readers = [asyncio.create_task(self._read_messages()), asyncio.create_task(self._read_log())]
         self.pid = process.pid
 
     @classmethod
     async def start(cls, backend: str, log_path: Path) -> WorkerProcess:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "server.worker", "--backend", backend,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            limit=_LINE_LIMIT, env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+            sys.executable,
+            "-m",
+            "server.worker",
+            "--backend",
+            backend,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=_LINE_LIMIT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
         )
         return cls(process, log_path)
 
@@ -57,6 +66,9 @@ class WorkerProcess:
 
     async def end(self) -> int | None:
         """Make sure that it is gone and everything it said is read. Returns the exit code, negative for a signal."""
+        with contextlib.suppress(TimeoutError):
+            # One that is dying by itself is waited for: to kill it now would lose its exit code (asyncio reports 255).
+            await asyncio.wait_for(self._process.wait(), _DYING_SECONDS if self._silent else 0)
         self.kill()
         code = await self._process.wait()
         with contextlib.suppress(TimeoutError):  # a grandchild could hold the pipes open
@@ -79,6 +91,7 @@ class WorkerProcess:
             self._keep(f"unreadable message: {error}".encode())
             self.kill()
         finally:
+            self._silent = True
             self._messages.put_nowait(None)
 
     async def _read_log(self) -> None:

@@ -29,10 +29,12 @@ class Estimator:
         self._clock = clock
         self._measured = "denoise" in history
         self._expected = dict(USUAL_SHARE)  # seconds where measured, else mere shares
+        self._denoise_step = 0.0
         if self._measured:
             self._expected = {phase: history.get(phase, (0.0, 1))[0] for phase in PHASES}
+            self._denoise_step = history["denoise"][0] / history["denoise"][1]
             if denoise_steps:
-                self._expected["denoise"] *= denoise_steps / history["denoise"][1]
+                self._expected["denoise"] = self._denoise_step * denoise_steps
         self._phase = PHASES[0]
         self._entered = clock()
         self._step, self._total = 0, 1
@@ -50,6 +52,8 @@ class Estimator:
             self._entered = self.end_phase()
             self._phase, self._first, self._latest = phase, None, None
         self._total = max(1, total)
+        if phase == "denoise" and self._measured:
+            self._expected[phase] = self._denoise_step * self._total
         self._step = min(max(0, step), self._total)
         if self._step > 0 and (self._latest is None or self._step > self._latest[1]):
             self._latest = (self._clock(), self._step)
@@ -107,6 +111,10 @@ class Estimator:
         """What clients are told, see :class:`server.schemas.Progress`."""
         eta = self.eta_seconds()
         return {
-            "phase": phase, "step": step, "total": total, "fraction": round(self.fraction(), 4),
-            "eta_seconds": None if eta is None else round(eta, 1), "preview": preview,
+            "phase": phase,
+            "step": step,
+            "total": total,
+            "fraction": round(self.fraction(), 4),
+            "eta_seconds": None if eta is None else round(eta, 1),
+            "preview": preview,
         }

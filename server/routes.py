@@ -36,8 +36,9 @@ def build_router(context: Context) -> APIRouter:
     store, home, supervisor, events = context.store, context.home, context.supervisor, context.events
 
     def unknown_job(job: str) -> ApiError:
-        return ApiError(404, "job_not_found", f"there is no job {job[:80]!r}", field="id",
-                        remedy="GET /v1/jobs lists the jobs")
+        return ApiError(
+            404, "job_not_found", f"there is no job {job[:80]!r}", field="id", remedy="GET /v1/jobs lists the jobs"
+        )
 
     def find(job: str) -> Job:
         found = store.get(job.lower())
@@ -55,10 +56,16 @@ def build_router(context: Context) -> APIRouter:
     async def health() -> Health:
         """Alive, and what it is doing."""
         return Health(
-            status="ok", version=__version__, api="v1", instance=context.instance,
-            uptime_seconds=round(time.monotonic() - context.started, 3), default_model=context.models.default,
-            queued=store.count(JobState.QUEUED), running=store.count(JobState.RUNNING, JobState.CANCELLING),
-            max_clip_bytes=context.settings.max_clip_bytes, disk_free_bytes=shutil.disk_usage(home.root).free,
+            status="ok",
+            version=__version__,
+            api="v1",
+            instance=context.instance,
+            uptime_seconds=round(time.monotonic() - context.started, 3),
+            default_model=context.models.default,
+            queued=store.count(JobState.QUEUED),
+            running=store.count(JobState.RUNNING, JobState.CANCELLING),
+            max_clip_bytes=context.settings.max_clip_bytes,
+            disk_free_bytes=shutil.disk_usage(home.root).free,
             workers=[slot.view() for slot in supervisor.slots],
         )
 
@@ -71,13 +78,25 @@ def build_router(context: Context) -> APIRouter:
         """200 if the clip is here, 404 if it has to be uploaded."""
         path = home.clip(sha256)
         if not path.exists():
-            raise ApiError(404, "clip_not_found", f"the clip {sha256} is not here", field="sha256",
-                           remedy="upload it with PUT /v1/clips/{sha256}")
+            raise ApiError(
+                404,
+                "clip_not_found",
+                f"the clip {sha256} is not here",
+                field="sha256",
+                remedy="upload it with PUT /v1/clips/{sha256}",
+            )
         return Response(headers={"X-Clip-Bytes": str(path.stat().st_size)})
 
-    @router.put("/clips/{sha256}", response_model=ClipView, openapi_extra={
-        "requestBody": {"required": True, "content": {"application/octet-stream": {
-            "schema": {"type": "string", "format": "binary"}}}}})
+    @router.put(
+        "/clips/{sha256}",
+        response_model=ClipView,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            }
+        },
+    )
     async def put_clip(sha256: str, request: Request, response: Response) -> ClipView:
         """Store a clip under its hash. 201 if it is new, 200 if it was here; repeat it as often as you like."""
         length = request.headers.get("content-length", "")
@@ -92,17 +111,31 @@ def build_router(context: Context) -> APIRouter:
         known = store.fingerprint(body.id)
         if known is not None:
             if known != body.fingerprint():
-                raise ApiError(409, "id_conflict", f"id: the job {body.id} exists with another request", field="id",
-                               remedy="make a new UUID for a new job")
+                raise ApiError(
+                    409,
+                    "id_conflict",
+                    f"id: the job {body.id} exists with another request",
+                    field="id",
+                    remedy="make a new UUID for a new job",
+                )
             response.status_code = 200
             return show(body.id)
         model = context.models.check(body.request.model)
         if not home.clip(body.request.clip).exists():
-            raise ApiError(422, "clip_not_found", f"request.clip: the clip {body.request.clip} is not on the server",
-                           field="request.clip", remedy="upload it first with PUT /v1/clips/{sha256}")
+            raise ApiError(
+                422,
+                "clip_not_found",
+                f"request.clip: the clip {body.request.clip} is not on the server",
+                field="request.clip",
+                remedy="upload it first with PUT /v1/clips/{sha256}",
+            )
         if store.count(JobState.QUEUED) >= context.settings.max_queued:
-            raise ApiError(429, "queue_full", f"{context.settings.max_queued:,} jobs are queued already",
-                           remedy="wait until some are finished, or cancel some")
+            raise ApiError(
+                429,
+                "queue_full",
+                f"{context.settings.max_queued:,} jobs are queued already",
+                remedy="wait until some are finished, or cancel some",
+            )
         store.add(body.id, body.fingerprint(), {**body.request.model_dump(), "model": model}, body.label, body.client)
         events.wake()
         supervisor.wake()
@@ -122,13 +155,19 @@ def build_router(context: Context) -> APIRouter:
             try:
                 cursor = (float(created), job)
             except ValueError:
-                raise ApiError(422, "invalid_request", f"before: {before!r} is not from a page of this list",
-                               field="before", remedy="leave it out to start again") from None
+                raise ApiError(
+                    422,
+                    "invalid_request",
+                    f"before: {before!r} is not from a page of this list",
+                    field="before",
+                    remedy="leave it out to start again",
+                ) from None
         views = store.views(state or [], limit + 1, cursor)
         more = len(views) > limit
         views = views[:limit]
-        return JobList(jobs=views, next=f"{views[-1].created_at!r},{views[-1].id}" if more else None,
-                       last_event=last_event)
+        return JobList(
+            jobs=views, next=f"{views[-1].created_at!r},{views[-1].id}" if more else None, last_event=last_event
+        )
 
     @router.get("/jobs/{id}")
     async def get_job(id: str) -> JobView:
@@ -145,8 +184,13 @@ def build_router(context: Context) -> APIRouter:
         """Give a queued job another place in the queue."""
         job = find(id)
         if not store.move(job.id, body.position):
-            raise ApiError(409, "job_not_queued", f"the job is {job.state}, only a queued one can be moved", field="id",
-                           remedy="send it again as a new job, and move that")
+            raise ApiError(
+                409,
+                "job_not_queued",
+                f"the job is {job.state}, only a queued one can be moved",
+                field="id",
+                remedy="send it again as a new job, and move that",
+            )
         events.wake()
         return show(id)
 
@@ -161,8 +205,11 @@ def build_router(context: Context) -> APIRouter:
             since = int(last_event_id)
         if job is not None:
             job = find(job).id
-        return StreamingResponse(events.stream(since, job), media_type="text/event-stream",
-                                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        return StreamingResponse(
+            events.stream(since, job),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
 
     def serve(id: str, name: str) -> FileResponse:
         job = find(id)
@@ -170,17 +217,42 @@ def build_router(context: Context) -> APIRouter:
         if name == "preview.jpg" and job.state in (JobState.RUNNING, JobState.CANCELLING):
             path = home.attempt(job.id, job.attempt) / name
             if not path.exists():
-                raise ApiError(409, "no_preview_yet", "there is no preview yet",
-                               remedy="wait for a progress event with preview: true")
+                raise ApiError(
+                    409,
+                    "no_preview_yet",
+                    "there is no preview yet",
+                    remedy="wait for a progress event with preview: true",
+                )
+        elif job.state in (JobState.FAILED, JobState.CANCELLED):
+            raise ApiError(
+                409,
+                "job_not_done",
+                f"the job is {job.state}: there is no {name}",
+                field="id",
+                remedy="send the request again as a new job",
+            )
         elif job.state is not JobState.DONE:
-            raise ApiError(409, "job_not_done", f"the job is {job.state}: there is no {name}", field="id",
-                           remedy="wait until it is done" if job.state is JobState.QUEUED else "GET /v1/jobs/{id}")
+            raise ApiError(
+                409,
+                "job_not_done",
+                f"the job is {job.state}: there is no {name} yet",
+                field="id",
+                remedy="wait until it is done",
+            )
         elif not path.exists():
-            raise ApiError(404, "result_gone", f"{name} of this job is not on the server any more", field="id",
-                           remedy="send the request again as a new job: the same seed gives the same video")
+            raise ApiError(
+                404,
+                "result_gone",
+                f"{name} of this job is not on the server any more",
+                field="id",
+                remedy="send the request again as a new job: the same seed gives the same video",
+            )
         final = job.state is JobState.DONE
-        return FileResponse(path, media_type=_MEDIA[name],
-                            headers={"Cache-Control": "private, max-age=31536000" if final else "no-store"})
+        return FileResponse(
+            path,
+            media_type=_MEDIA[name],
+            headers={"Cache-Control": "private, max-age=31536000" if final else "no-store"},
+        )
 
     @router.api_route("/jobs/{id}/preview.jpg", methods=["GET", "HEAD"], response_class=FileResponse)
     async def preview(id: str) -> FileResponse:

@@ -41,8 +41,10 @@ def read_or_create_token(path: Path) -> str:
     except FileExistsError:
         token = path.read_text("utf-8").strip()
         if len(token) < _MIN_TOKEN or not token.isascii() or any(c.isspace() for c in token):
-            raise TokenError(f"{path} must hold one word of at least {_MIN_TOKEN} ASCII characters: delete the file "
-                             "to have a new token made") from None
+            raise TokenError(
+                f"{path} must hold one word of at least {_MIN_TOKEN} ASCII characters: delete the file "
+                "to have a new token made"
+            ) from None
         if sys.platform != "win32" and path.stat().st_mode & 0o077:
             path.chmod(0o600)
             log.warning("%s could be read by other users; it is private now. Delete it to have a new token made", path)
@@ -116,23 +118,42 @@ class Gate:
     def _check(self, headers: Headers) -> None:
         host = headers.get("host", "")
         if not self._hosts(host):
-            raise ApiError(421, "host_not_allowed", f"this server does not answer to the name {host[:100]!r}",
-                           field="Host", remedy="use its address, or start it with --allow-host NAME")
+            raise ApiError(
+                421,
+                "host_not_allowed",
+                f"this server does not answer to the name {host[:100]!r}",
+                field="Host",
+                remedy="use its address, or start it with --allow-host NAME",
+            )
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            raise ApiError(403, "origin_not_allowed", f"a page of {origin[:100]!r} may not use this server",
-                           field="Origin", remedy="open the server's own page")
+            raise ApiError(
+                403,
+                "origin_not_allowed",
+                f"a page of {origin[:100]!r} may not use this server",
+                field="Origin",
+                remedy="open the server's own page",
+            )
         kind, _, given = headers.get("authorization", "").partition(" ")
         copy = f"copy it from {self._token_path} into the add-on's preferences"
         if kind.lower() != "bearer" or not given.strip():
-            raise ApiError(401, "no_token", f"no token: {copy}", field="Authorization",
-                           remedy="send the header 'Authorization: Bearer TOKEN'")
+            raise ApiError(
+                401,
+                "no_token",
+                f"no token: {copy}",
+                field="Authorization",
+                remedy="send the header 'Authorization: Bearer TOKEN'",
+            )
         if not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):
             raise ApiError(401, "wrong_token", f"wrong token: {copy}", field="Authorization", remedy=copy)
 
     def _bounded(self, headers: Headers, receive: Receive) -> Receive:
-        error = ApiError(413, "body_too_large", f"the body is larger than {self._max_body:,} bytes",
-                         remedy="clips go to PUT /v1/clips/{sha256}; no other request is this large")
+        error = ApiError(
+            413,
+            "body_too_large",
+            f"the body is larger than {self._max_body:,} bytes",
+            remedy="clips go to PUT /v1/clips/{sha256}; no other request is this large",
+        )
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > self._max_body:
             raise error

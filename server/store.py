@@ -37,7 +37,7 @@ MIGRATIONS = (
         progress TEXT,
         error TEXT,
         note TEXT
-    ) STRICT;
+    );
     CREATE INDEX jobs_by_state ON jobs (state, rank);
     CREATE INDEX jobs_by_time ON jobs (created, id);
     CREATE TABLE events (
@@ -46,14 +46,14 @@ MIGRATIONS = (
         type TEXT NOT NULL,
         job TEXT NOT NULL,
         data TEXT NOT NULL
-    ) STRICT;
+    );
     CREATE TABLE phase_times (
         model TEXT NOT NULL,
         phase TEXT NOT NULL,
         seconds REAL NOT NULL,
         total INTEGER NOT NULL,
         PRIMARY KEY (model, phase)
-    ) STRICT;
+    );
     """,
 )
 """One script per version of the schema; ``PRAGMA user_version`` says how many a file has been through."""
@@ -97,8 +97,10 @@ class Store:
             self._migrate(path)
         except sqlite3.DatabaseError as error:
             self._db.close()
-            raise StoreError(f"{path} cannot be read as a job table ({error}): move it away to start an empty one, "
-                             "or restore it from a backup") from error
+            raise StoreError(
+                f"{path} cannot be read as a job table ({error}): move it away to start an empty one, "
+                "or restore it from a backup"
+            ) from error
         self._db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'events'", (_EVENT_ID_GAP,))
         self._since_trim = 0
 
@@ -106,8 +108,10 @@ class Store:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > len(MIGRATIONS):
             self._db.close()
-            raise StoreError(f"{path} has schema version {version}, written by a newer server; this one knows "
-                             f"{len(MIGRATIONS)}: update it, or give another --home")
+            raise StoreError(
+                f"{path} has schema version {version}, written by a newer server; this one knows "
+                f"{len(MIGRATIONS)}: update it, or give another --home"
+            )
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             self._db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
 
@@ -153,7 +157,8 @@ class Store:
         with self._transaction():
             self._db.execute(
                 "UPDATE jobs SET state = 'running', attempt = attempt + 1, started = coalesce(started, ?), "
-                "progress = NULL WHERE id = ?", (time.time(), row["id"]),
+                "progress = NULL WHERE id = ?",
+                (time.time(), row["id"]),
             )
             self._announce(row["id"])
         return self.get(row["id"])
@@ -185,7 +190,10 @@ class Store:
                 "progress = CASE WHEN :state = 'queued' THEN NULL ELSE coalesce(:progress, progress) END "
                 "WHERE id = :id",
                 {
-                    "id": job, "state": str(state), "note": note, "crashed": int(crashed),
+                    "id": job,
+                    "state": str(state),
+                    "note": note,
+                    "crashed": int(crashed),
                     "error": json.dumps(error) if error else None,
                     "progress": json.dumps(progress) if progress else None,
                     "finished": time.time() if state in FINISHED else None,
@@ -255,8 +263,9 @@ class Store:
         return self._db.execute("SELECT min(id) FROM events").fetchone()[0]
 
     def events_after(self, event: int, limit: int) -> list[Event]:
-        rows = self._db.execute("SELECT id, type, job, data FROM events WHERE id > ? ORDER BY id LIMIT ?",
-                                (event, limit))
+        rows = self._db.execute(
+            "SELECT id, type, job, data FROM events WHERE id > ? ORDER BY id LIMIT ?", (event, limit)
+        )
         return [Event(*row) for row in rows]
 
     def _announce(self, job: str) -> None:
@@ -265,8 +274,9 @@ class Store:
         self._insert_event("job", job, view.model_dump_json())
 
     def _insert_event(self, kind: str, job: str, data: str) -> None:
-        cursor = self._db.execute("INSERT INTO events (created, type, job, data) VALUES (?, ?, ?, ?)",
-                                  (time.time(), kind, job, data))
+        cursor = self._db.execute(
+            "INSERT INTO events (created, type, job, data) VALUES (?, ?, ?, ?)", (time.time(), kind, job, data)
+        )
         self._since_trim += 1
         if self._since_trim >= 500:
             self._since_trim = 0
@@ -312,5 +322,6 @@ def _view(row: sqlite3.Row, position: int | None) -> JobView:
         progress=json.loads(row["progress"]) if row["progress"] else None,
         error=json.loads(row["error"]) if row["error"] else None,
         result=JobResult(video=f"{base}/video.mp4", metadata=f"{base}/metadata.json", preview=f"{base}/preview.jpg")
-        if row["state"] == "done" else None,
+        if row["state"] == "done"
+        else None,
     )

@@ -105,14 +105,22 @@ class Slot:
         self._state = "starting"
         self._model: str | None = None
         self._device: str | None = None
+        self._healthy = False  # this process has finished a job
         self._restarts = 0
         self._failed_starts = 0
         self._last_exit: str | None = None
 
     def view(self) -> WorkerView:
         pid = None if self._process is None else self._process.pid
-        return WorkerView(state=self._state, pid=pid, job=self._job, model=self._model,
-                          device=self._device, restarts=self._restarts, last_exit=self._last_exit)
+        return WorkerView(
+            state=self._state,
+            pid=pid,
+            job=self._job,
+            model=self._model,
+            device=self._device,
+            restarts=self._restarts,
+            last_exit=self._last_exit,
+        )
 
     def wake(self) -> None:
         self._wake.set()
@@ -143,7 +151,8 @@ class Slot:
                     log.exception("worker %d: the supervisor failed", self.number)
                 self._restarts += 1
                 self._state = "restarting"
-                pause = _FIRST_PAUSE if time.monotonic() - started > _HEALTHY_SECONDS else pause
+                if self._healthy or time.monotonic() - started > _HEALTHY_SECONDS:
+                    pause = _FIRST_PAUSE
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
         finally:
@@ -152,7 +161,7 @@ class Slot:
     async def _one_process(self) -> None:
         """Start a worker and give it jobs until it ends; that raises WorkerGone."""
         boss = self._boss
-        self._state, self._model, self._device = "starting", None, None
+        self._state, self._model, self._device, self._healthy = "starting", None, None, False
         process = await WorkerProcess.start(boss.settings.backend, boss.home.logs / f"worker-{self.number}.log")
         self._process = process
         job: Job | None = None
@@ -212,10 +221,21 @@ class Slot:
         """One job on one worker, to its end."""
         boss = self._boss
         model = job.request["model"]
-        estimator = Estimator(boss.store.phase_times(model), job.request["num_inference_steps"])
+        history = boss.store.phase_times(model)
+        if self._model == model:
+            history["load"] = (0.0, 1)
+        estimator = Estimator(history, job.request["num_inference_steps"])
+        loaded = False
         folder = await to_thread.run_sync(boss.home.begin_attempt, job.id, job.attempt)
-        await process.send(op="run", job=job.id, attempt=job.attempt, clip=str(boss.home.clip(job.request["clip"])),
-                           model=boss.models.source(model), request=job.request, folder=str(folder))
+        await process.send(
+            op="run",
+            job=job.id,
+            attempt=job.attempt,
+            clip=str(boss.home.clip(job.request["clip"])),
+            model=boss.models.source(model),
+            request=job.request,
+            folder=str(folder),
+        )
         while True:
             message = await process.receive()
             if message is None:
@@ -223,13 +243,16 @@ class Slot:
             match message["type"]:
                 case "progress" if message["job"] == job.id:
                     estimator.update(message["phase"], message["step"], message["total"])
-                    boss.store.set_progress(job.id, estimator.snapshot(
-                        message["phase"], message["step"], message["total"], message["preview"]))
+                    boss.store.set_progress(
+                        job.id,
+                        estimator.snapshot(message["phase"], message["step"], message["total"], message["preview"]),
+                    )
                     boss.events.wake()
                 case "model":
-                    self._model, self._device = model, message["device"]
+                    self._model, self._device, loaded = model, message["device"], True
                 case "done" if message["job"] == job.id:
-                    await self._publish(job, estimator)
+                    await self._publish(job, estimator, loaded)
+                    self._healthy = True
                     return
                 case "failed" if message["job"] == job.id:
                     error = message["error"]
@@ -242,7 +265,7 @@ class Slot:
                     break
         await to_thread.run_sync(boss.home.discard_attempts, job.id)
 
-    async def _publish(self, job: Job, estimator: Estimator) -> None:
+    async def _publish(self, job: Job, estimator: Estimator, loaded: bool) -> None:
         boss = self._boss
         estimator.end_phase()
         try:
@@ -250,7 +273,8 @@ class Slot:
         except OSError as error:
             boss.change(job.id, JobState.FAILED, error=describe_exception(error))
             return
-        boss.store.remember_phase_times(job.request["model"], estimator.times)
+        times = estimator.times if loaded else {p: t for p, t in estimator.times.items() if p != "load"}
+        boss.store.remember_phase_times(job.request["model"], times)
         boss.change(job.id, JobState.DONE, progress=_finished_progress())
 
     def _put_back(self, job: Job, note: str, *, crashed: bool) -> None:
@@ -280,9 +304,16 @@ class Slot:
             return
         job = self._boss.store.take_next()
         if job is not None:
-            self._boss.change(job.id, JobState.FAILED, error=failure(
-                "worker_cannot_start", f"the worker process ends while it starts, with {describe_exit(code)}",
-                "repair the server's installation; the last lines of the worker's log say what is missing", lines))
+            self._boss.change(
+                job.id,
+                JobState.FAILED,
+                error=failure(
+                    "worker_cannot_start",
+                    f"the worker process ends while it starts, with {describe_exit(code)}",
+                    "repair the server's installation; the last lines of the worker's log say what is missing",
+                    lines,
+                ),
+            )
 
 
 def _finished_progress() -> dict[str, Any]:

@@ -96,13 +96,15 @@ class Reporter:
         now = time.monotonic()
         if preview is not None and now - self._drawn >= _PREVIEW_SECONDS:
             self._drawn = now
-            write_jpeg(preview, self._preview)
-            self.has_preview = True
+            with contextlib.suppress(OSError):  # no reason to lose a job; Windows refuses while it is being served
+                write_jpeg(preview, self._preview)
+                self.has_preview = True
         if phase == self._phase and step < total and now - self._sent < _PROGRESS_SECONDS:
             return
         self._phase, self._sent = phase, now
-        self._channel.send("progress", job=self._job, phase=phase, step=int(step), total=int(total),
-                           preview=self.has_preview)
+        self._channel.send(
+            "progress", job=self._job, phase=phase, step=int(step), total=int(total), preview=self.has_preview
+        )
 
 
 class Worker:

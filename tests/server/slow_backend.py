@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A generator for the tests of the server: real clips in, a real small video out, slowly and without torch.
+
+Words in the prompt make it misbehave: ``crash`` (killed at the second step), ``crash once`` (only the first time),
+``memory`` (asks for more than there is), ``bug`` (raises), ``deaf`` (does not listen to a cancel), ``empty`` (writes
+no video). HVG3D_TEST_STEP_SECONDS is the time that a step takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from hvg3d_core.conditions import Clip, clip_from_bytes
+from server.backend import OnProgress
+
+STEP_SECONDS = float(os.environ.get("HVG3D_TEST_STEP_SECONDS", "0.05"))
+MODELS = {
+    "nano": {"id": "nano", "title": "Slow", "licence": "Apache-2.0", "bytes": 0, "installed": True, "path": "/secret"},
+    "das": {"id": "das", "title": "Absent", "licence": "other", "bytes": 10**10, "installed": False, "path": ""},
+}
+
+
+def list_models() -> list[dict[str, Any]]:
+    return list(MODELS.values())
+
+
+def find_model(name: str) -> dict[str, Any]:
+    if name not in MODELS:
+        raise ValueError(f"model {name!r} is not known")
+    return MODELS[name]
+
+
+class Stopped(Exception):
+    pass
+
+
+class SlowBackend:
+    def load_clip(self, path: Path) -> Clip:
+        return clip_from_bytes(path.read_bytes())
+
+    def load_model(self, name: str) -> SimpleNamespace:
+        print("a library prints on standard output")  # must not disturb the protocol
+        return SimpleNamespace(device="cpu", name=name)
+
+    def generate(
+        self,
+        model: SimpleNamespace,
+        clip: Clip,
+        request: Mapping[str, Any],
+        on_progress: OnProgress,
+        should_cancel: Callable[[], bool],
+    ) -> SimpleNamespace:
+        prompt = request["prompt"] or ""
+        steps = request["num_inference_steps"] or 4
+        frames = np.random.default_rng(request["seed"]).integers(0, 255, (9, 48, 64, 3), np.uint8)
+        on_progress("encode", 0, 1, None)
+        on_progress("encode", 1, 1, None)
+        for step in range(steps):
+            if should_cancel() and "deaf" not in prompt:
+                raise Stopped
+            time.sleep(STEP_SECONDS)
+            if "crash" in prompt and step == 1:
+                self._crash(once="once" in prompt, seed=request["seed"])
+            if "bug" in prompt:
+                raise RuntimeError("the flux capacitor is missing")
+            if "memory" in prompt:
+                np.empty(2**58, np.uint8)
+            on_progress("denoise", step + 1, steps, frames[0])
+        on_progress("decode", 1, 1, frames[0])
+        metadata = {"seed": request["seed"], "clip_frames": clip.num_frames, "pid": os.getpid()}
+        return SimpleNamespace(frames=frames, fps=8.0, metadata=metadata, empty="empty" in prompt)
+
+    def _crash(self, once: bool, seed: int) -> None:
+        mark = Path(os.environ["HVG3D_TEST_FOLDER"]) / f"crashed-{seed}"
+        if once and mark.exists():
+            return
+        mark.touch()
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    def write_result(self, result: SimpleNamespace, folder: Path) -> None:
+        from hvg3d_core.video import write_mp4
+
+        (folder / "metadata.json").write_text(json.dumps(result.metadata), "utf-8")
+        if not result.empty:
+            write_mp4(folder / "video.mp4", result.frames, result.fps)
+
+
+def create() -> SlowBackend:
+    return SlowBackend()
