@@ -25,10 +25,18 @@ def render_reference(scene: bpy.types.Scene, camera: bpy.types.Object, frame: in
         for name in ("use_border", "use_multiview", "use_sequencer"):
             settings.set(scene.render, name, False)
         _png_output(settings, scene, path, width, height)
+        for marker in scene.timeline_markers:
+            if marker.camera is not None:  # rendering would switch to it
+                settings.set(marker, "camera", None)
         scene.frame_set(frame)
         scene.camera = camera
-        bpy.ops.render.render(write_still=True, scene=scene.name)
-        return path.read_bytes()
+        _render_still(scene)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ClipError(
+                f"reference: frame {frame} could not be rendered ({error}); see Blender's console, or give a picture"
+            ) from error
 
 
 def reference_from_image(path: str | Path, width: int, height: int) -> bytes:
@@ -76,10 +84,16 @@ def reference_from_movie(path: str | Path, frame: int, width: int, height: int) 
             _png_output(Settings(), scene, still, *size)
             scene.render.use_sequencer = True
             scene.frame_set(frame)
-            bpy.ops.render.render(write_still=True, scene=scene.name)
+            _render_still(scene)
             return reference_from_image(still, width, height)
     finally:
         bpy.data.scenes.remove(scene)
+
+
+def _render_still(scene: bpy.types.Scene) -> None:
+    """The current frame of ``scene``. (The operator's own ``scene`` argument takes the context's frame instead.)"""
+    with bpy.context.temp_override(scene=scene):
+        bpy.ops.render.render(write_still=True)
 
 
 def _existing(path: str | Path) -> Path:
@@ -97,11 +111,13 @@ def _png_output(settings: Settings, scene: bpy.types.Scene, path: Path, width: i
     settings.set(render, "filepath", str(path))
     settings.set(render, "use_file_extension", True)
     settings.set(render, "use_overwrite", True)
-    if hasattr(render.image_settings, "media_type"):  # Blender 5.0 asks for the kind before the format
-        settings.set(render.image_settings, "media_type", "IMAGE")
-    settings.set(render.image_settings, "file_format", "PNG")
-    settings.set(render.image_settings, "color_mode", "RGB")
-    settings.set(render.image_settings, "color_depth", "8")
+    image = render.image_settings
+    # Blender 5.0 asks for the kind of file before its format.
+    kind = {"media_type": "IMAGE"} if hasattr(image, "media_type") else {}
+    wanted = {**kind, "file_format": "PNG", "color_mode": "RGB", "color_depth": "8"}
+    settings.remember(image, *wanted)
+    for attribute, value in wanted.items():
+        settings.set(image, attribute, value)
 
 
 def _to_rgb8(pixels: np.ndarray, *, linear: bool) -> np.ndarray:

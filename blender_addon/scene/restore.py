@@ -19,19 +19,26 @@ def _plain(value: Any) -> Any:
 
 
 class Settings:
-    """Remembers the value of every attribute it sets, and puts all of them back in reverse order."""
+    """Remembers attributes before they are set, and puts them back in the order in which they were remembered."""
 
     def __init__(self) -> None:
-        self._before: list[tuple[Any, str, Any]] = []
+        self._before: dict[tuple[int, str], tuple[Any, Any]] = {}
+
+    def remember(self, owner: Any, *attributes: str) -> None:
+        """Before any of several is set that change each other: choosing PNG lowers the colour depth to 16 bits."""
+        for attribute in attributes:
+            key = (owner.as_pointer(), attribute)
+            if key not in self._before:
+                self._before[key] = (owner, _plain(getattr(owner, attribute)))
 
     def set(self, owner: Any, attribute: str, value: Any) -> None:
-        self._before.append((owner, attribute, _plain(getattr(owner, attribute))))
+        self.remember(owner, attribute)
         setattr(owner, attribute, value)
 
     def restore(self) -> None:
-        while self._before:
-            owner, attribute, value = self._before.pop()
+        for (_, attribute), (owner, value) in self._before.items():
             setattr(owner, attribute, value)
+        self._before.clear()
 
 
 def _unkeyed_channels(scene: bpy.types.Scene) -> Iterator[tuple[Any, str]]:
