@@ -48,6 +48,7 @@ class SlowBackend:
         return clip_from_bytes(path.read_bytes())
 
     def load_model(self, name: str) -> SimpleNamespace:
+        print("a library prints when a model is loaded")
         return SimpleNamespace(device="cpu", name=name)
 
     def generate(
@@ -61,7 +62,6 @@ class SlowBackend:
         prompt = request["prompt"] or ""
         steps = request["num_inference_steps"] or 4
         frames = np.random.default_rng(request["seed"]).integers(0, 255, (9, 48, 64, 3), np.uint8)
-        os.write(1, b"a library prints on standard output")  # must not disturb the protocol, not even without an end
         on_progress("encode", 0, 1, None)
         on_progress("encode", 1, 1, None)
         for step in range(steps):
@@ -75,6 +75,7 @@ class SlowBackend:
             if "memory" in prompt:
                 np.empty(2**58, np.uint8)
             on_progress("denoise", step + 1, steps, frames[0])
+        os.write(1, b"a library prints on standard output")  # unended: must not swallow the message that follows
         on_progress("decode", 1, 1, frames[0])
         metadata = {"seed": request["seed"], "clip_frames": clip.num_frames, "pid": os.getpid()}
         return SimpleNamespace(frames=frames, fps=8.0, metadata=metadata, empty="empty" in prompt)
