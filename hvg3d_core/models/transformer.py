@@ -202,7 +202,8 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         for i in range(model.config.num_control_blocks):
             block = transformer.transformer_blocks[i].state_dict()
             weights.update({f"control_blocks.{i}.{k}": v for k, v in block.items()})
-        model.load_state_dict({k: v.detach().clone() for k, v in weights.items()}, strict=False, assign=True)
+        copies = {k: (v.float() if v.dtype == torch.float64 else v).detach().clone() for k, v in weights.items()}
+        model.load_state_dict(copies, strict=False, assign=True)
         for name in CONTROL_MODULES[1:]:
             module = getattr(model, name).to_empty(device=transformer.device)
             for part in module.modules():
