@@ -106,6 +106,8 @@ class ClipBuilder:
             raise ClipError(f"frame {frame}: the clip has its {self.num_frames} frames already; raise num_frames")
         self._check_meshes(frame, meshes)
         K, world_to_camera = self._check_camera(frame, K, world_to_camera)
+        joints = _extra("joints", frame, joints, (None, 3))
+        object_poses = _extra("object_poses", frame, object_poses, (None, 4, 4))
         if not self._frames:
             with self._timed("points"):
                 self._bind(meshes)
@@ -133,8 +135,8 @@ class ClipBuilder:
         self._visible.append(visible)
         self._K.append(K)
         self._w2c.append(world_to_camera)
-        self._joints.append(_extra("joints", frame, joints, (None, 3)))
-        self._poses.append(_extra("object_poses", frame, object_poses, (None, 4, 4)))
+        self._joints.append(joints)
+        self._poses.append(object_poses)
         self._frames.append(int(frame))
 
     def finish(
@@ -190,6 +192,8 @@ class ClipBuilder:
             for name, array in (("vertices", mesh.vertices), ("triangles", mesh.triangles)):
                 if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] != 3:
                     raise ClipError(f"{at}: {name} of shape {np.shape(array)}; an array of count x 3 is needed")
+            if mesh.triangles.dtype.kind not in "iu":
+                raise ClipError(f"{at}: triangles of dtype {mesh.triangles.dtype}; use whole numbers, such as int32")
             if mesh.entity is not None and not 0 <= mesh.entity < len(self.entities):
                 raise ClipError(f"{at}: entity {mesh.entity}; use None or 0 to {len(self.entities) - 1}")
             bad = ~np.isfinite(mesh.vertices).all(1)

@@ -84,6 +84,21 @@ def test_triangles_of_other_vertices_are_refused(grasp):
         )
 
 
+def test_a_refused_frame_can_be_added_again(grasp, shared_clip):
+    """An error leaves the builder as it was: the frame's arrays must not be kept in part."""
+    builder = grasp.builder()
+    for frame in range(9):
+        with pytest.raises(ClipError, match=f"joints at frame {frame}: shape"):
+            builder.add_frame(frame, grasp.meshes(frame), *grasp.camera(frame), joints=np.zeros((21, 2)))
+        with pytest.raises(ClipError, match="triangles of dtype float64"):
+            wrong = swap(grasp.meshes(frame), "post", triangles=np.zeros((12, 3)))
+            builder.add_frame(frame, wrong, *grasp.camera(frame))
+        builder.add_frame(frame, grasp.meshes(frame), *grasp.camera(frame))
+    clip = builder.finish(grasp.reference())
+    assert np.array_equal(clip.points, shared_clip.points)
+    assert np.array_equal(clip.views[0].masks, shared_clip.views[0].masks)
+
+
 def test_a_quad_cut_along_its_other_diagonal_is_no_change(grasp):
     """Blender's triangulation of a deforming quad flips: points must keep the triangles they were bound to."""
     quad = np.array([[0, 1, 2], [0, 2, 3]], np.int32), np.array([[0, 1, 3], [1, 2, 3]], np.int32)
