@@ -86,6 +86,7 @@ def parse(argv: Sequence[str] | None) -> Settings:
     parser.add_argument(
         "--model", default=defaults.model, help="of jobs that name none: an id, or a folder (%(default)s)"
     )
+    parser.add_argument("--preload", action="store_true", help="load that model at once, not with the first job")
     parser.add_argument(
         "--allow-host",
         action="append",
@@ -120,6 +121,7 @@ def parse(argv: Sequence[str] | None) -> Settings:
         port=given.port,
         token_file=given.token_file and given.token_file.expanduser().absolute(),
         model=given.model,
+        preload=given.preload,
         backend=given.backend,
         allowed_hosts=tuple(given.allow_host),
         max_clip_bytes=int(given.max_clip_mib * MIB),

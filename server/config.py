@@ -19,6 +19,8 @@ class Settings:
     """None: ``home/token``."""
     model: str = "nano"
     """Model of jobs that name none: an id of the registry, or a folder with a checkpoint."""
+    preload: bool = False
+    """Load that model when the server starts, not with the first job."""
     backend: str = "server.backend"
     """``module[:factory]``, see :mod:`server.backend`."""
     allowed_hosts: tuple[str, ...] = field(default=())

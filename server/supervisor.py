@@ -204,18 +204,25 @@ class Slot:
         if message is None:
             raise WorkerGone("it ended while starting")
         self._failed_starts = 0
+        if self._boss.settings.preload:
+            models = self._boss.models
+            await process.send(op="load", model=models.source(models.default), id=models.default)
 
     async def _idle(self, process: WorkerProcess) -> None:
         """Until there may be a job, or the worker is gone."""
-        waits = [asyncio.create_task(self._wake.wait()), asyncio.create_task(process.receive())]
+        wake, receive = asyncio.create_task(self._wake.wait()), asyncio.create_task(process.receive())
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if waits[1].done() and waits[1].result() is None:
-                raise WorkerGone("it ended while idle")
+            await asyncio.wait((wake, receive), return_when=asyncio.FIRST_COMPLETED)
+            if receive.done():
+                message = receive.result()
+                if message is None:
+                    raise WorkerGone("it ended while idle")
+                if message["type"] == "model":
+                    self._model, self._device = message["model"], message["device"]
         finally:
-            for task in waits:
+            for task in (wake, receive):
                 task.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            await asyncio.gather(wake, receive, return_exceptions=True)
 
     async def _work(self, process: WorkerProcess, job: Job) -> None:
         """One job on one worker, to its end."""
@@ -249,7 +256,7 @@ class Slot:
                     )
                     boss.events.wake()
                 case "model":
-                    self._model, self._device, loaded = model, message["device"], True
+                    self._model, self._device, loaded = message["model"], message["device"], True
                 case "done" if message["job"] == job.id:
                     await self._publish(job, estimator, loaded)
                     self._healthy = True

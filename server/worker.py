@@ -4,6 +4,7 @@
 JSON lines both ways. On standard input come
 
     {"op": "run", "job", "attempt", "clip", "model", "request", "folder"}   one at a time
+    {"op": "load", "model", "id"}    get ready for jobs of this model
     {"op": "cancel", "job"}
 
 and on what was standard output go ``ready``, ``progress``, ``model``, ``done``, ``failed``, ``cancelled``. Anything
@@ -130,7 +131,18 @@ class Worker:
     def work(self) -> None:
         self._channel.send("ready", pid=os.getpid())
         while True:
-            self.run(self._commands.get())
+            command = self._commands.get()
+            if command["op"] == "load":
+                self.preload(command)
+            else:
+                self.run(command)
+
+    def preload(self, command: dict[str, Any]) -> None:
+        """Have the model in memory before the first job. If it cannot be loaded, that job will say why."""
+        try:
+            self._load_model(command["model"], command["id"])
+        except Exception:
+            traceback.print_exc()
 
     def run(self, command: dict[str, Any]) -> None:
         job = command["job"]
@@ -158,14 +170,11 @@ class Worker:
 
         check()
         report("load", 0, 2)
-        if self._backend is None:
-            module, factory = split_spec(self._spec)
-            self._backend = getattr(module, factory)()
-        backend = self._backend
+        backend = self._get_backend()
         clip = backend.load_clip(Path(command["clip"]))
         check()
         report("load", 1, 2)
-        model = self._load_model(command["model"])
+        model = self._load_model(command["model"], request["model"])
         check()
         report("load", 2, 2)
         result = backend.generate(model, clip, request, report, lambda: job in self._cancelled)
@@ -176,12 +185,17 @@ class Worker:
         report("write", 1, 1)
         return len(result.frames), float(result.fps)
 
-    def _load_model(self, name: str) -> Any:
-        """One model stays in memory; another one takes its place."""
-        assert self._backend is not None
+    def _get_backend(self) -> Backend:
+        if self._backend is None:
+            module, factory = split_spec(self._spec)
+            self._backend = getattr(module, factory)()
+        return self._backend
+
+    def _load_model(self, source: str, name: str) -> Any:
+        """One model stays in memory; another one takes its place. ``name`` is its id, ``source`` what is loaded."""
         if self._model is None or self._model[0] != name:
             self._forget_model()
-            self._model = (name, self._backend.load_model(name))
+            self._model = (name, self._get_backend().load_model(source))
             device = getattr(self._model[1], "device", None)
             self._channel.send("model", model=name, device=None if device is None else str(device))
         return self._model[1]

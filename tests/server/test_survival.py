@@ -95,6 +95,19 @@ def test_cancel_of_a_job_that_does_not_listen(mortal: RunningServer) -> None:
     assert mortal.worker_pid() != pid
 
 
+def test_preload(tmp_path: Path) -> None:
+    """The worker has the default model before there is a job, and the job does not load it again."""
+    with RunningServer(tmp_path / "home", "--preload") as server:
+        end = time.monotonic() + 10
+        while server.get("/v1/health")["workers"][0]["model"] is None and time.monotonic() < end:
+            time.sleep(0.05)
+        worker = server.get("/v1/health")["workers"][0]
+        assert (worker["state"], worker["model"], worker["device"]) == ("idle", "nano", "cpu")
+        assert server.wait(server.submit(server.upload(tiny_clip())))["state"] == "done"
+        log = (server.home / "logs" / "worker-0.log").read_text()
+        assert log.count("a library prints when a model is loaded") == 1
+
+
 def test_killed_server_loses_no_job(tmp_path: Path) -> None:
     """SIGKILL to the server while one job runs and two wait: its worker dies too, and after a start all are done."""
     with RunningServer(tmp_path / "home") as server:
