@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from ..training.dataset import find_samples, load_frames
 from .metrics import Interval, bootstrap_mean, masked_psnr
 
 REPEAT, CEILING = "repeat the reference frame", "the VAE's reconstruction of the truth"
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "conditions dropped": {"use_tracking": False, "use_points": False},
     "tracking only": {"use_points": False},
     "points only": {"use_tracking": False},
@@ -57,7 +58,7 @@ class Table:
 def reconstruct(model: GenerationModel, frames: np.ndarray) -> np.ndarray:
     """What the VAE alone makes of the true frames: no video of this model can be closer."""
     vae = model.pipeline.vae
-    video = torch.from_numpy(frames).movedim(-1, 0)[None].float().div(127.5).sub(1).to(model.device)
+    video = torch.from_numpy(np.array(frames)).movedim(-1, 0)[None].float().div(127.5).sub(1).to(model.device)
     with torch.no_grad(), torch.autocast(torch.device(model.device).type, torch.bfloat16):
         rebuilt = vae.decode(vae.encode(video).latent_dist.mode()).sample[0].float().clamp(-1, 1)
     return rebuilt.movedim(0, -1).add(1).mul(127.5).round().byte().cpu().numpy()
