@@ -101,7 +101,7 @@ def generate(
     guidance = entry.guidance_scale if request.guidance_scale is None else request.guidance_scale
     prompt = clip.prompt if request.prompt is None else request.prompt
     started = time.perf_counter()
-    report("conditions", 0, 1, None)
+    report("encode", 0, 1, None)
     settings = json.loads((Path(entry.path) / "hvg3d_inputs.json").read_text(encoding="utf-8"))
     inputs = network_inputs(clip, num_frames=num_frames, width=entry.width, height=entry.height, **settings)
     conditions: dict[str, Any] = {}
@@ -116,6 +116,8 @@ def generate(
         if should_cancel is not None and should_cancel():
             raise Cancelled
         report("denoise", step + 1, steps, None)
+        if step + 1 == steps:
+            report("decode", 0, 1, None)
         return tensors
 
     if should_cancel is not None and should_cancel():

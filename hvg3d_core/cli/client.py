@@ -28,7 +28,8 @@ def running_server(home: Path, *, model: str, start_timeout: float = 120.0) -> I
     handshake = home / "server.json"
     handshake.unlink(missing_ok=True)
     with open(home / "server.log", "w", encoding="utf-8") as log:
-        command = [sys.executable, "-m", "server", "--home", str(home), "--port", "0", "--model", model]
+        # The worker loads the model while the caller is still busy with the clip.
+        command = [sys.executable, "-m", "server", "--home", str(home), "--port", "0", "--model", model, "--preload"]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + start_timeout
