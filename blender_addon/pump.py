@@ -39,11 +39,10 @@ def stop() -> None:
 
 
 def ask_server() -> None:
-    """Finds out in the background whether the server is there."""
-    if RUNTIME.server_answer is None:
-        RUNTIME.server = ServerStatus("checking", "Asking the server", "", RUNTIME.server.models)
-        RUNTIME.server_answer = start_check(server_address())
-        ensure_running()
+    """Finds out in the background whether the server is there. An answer from an address of before is not heard."""
+    RUNTIME.server = ServerStatus("checking", "Asking the server", "", RUNTIME.server.models)
+    RUNTIME.server_answer = start_check(server_address())
+    ensure_running()
 
 
 def redraw() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -127,7 +128,8 @@ class Api:
                 "Free some space, or save the .blend file in a folder you may write to",
             ) from error
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
 
     def _job(self, method: str, path: str, body: dict[str, Any] | None = None) -> JobStatus:
         return JobStatus.from_json(self._json(method, path, body=body))
@@ -166,6 +168,8 @@ class Api:
             with self._opener.open(request, timeout=timeout) as response:
                 return consume(response)
         except urllib.error.HTTPError as error:
+            if method == "HEAD" and error.code == 404:  # an answer without a body to explain it
+                raise Missing(f"{url} does not have {path}") from None
             raise self._refusal(url, error) from None
         except urllib.error.URLError as error:
             raise _unreachable(url, error.reason) from None
@@ -186,7 +190,7 @@ class Api:
                 str(detail.get("code") or ""),
             )
         except (ValueError, KeyError, TypeError, OSError):
-            return Missing(f"{url} has no such thing") if error.code == 404 else self._stranger(url)
+            return self._stranger(url)
         if error.code == 401:
             where = "the file 'token' in the server's home folder"
             return Unauthorized(f"Wrong token: {message}", f"Copy {where} into the add-on's preferences", code)

@@ -16,7 +16,7 @@ from ..core import Clip, clip_bytes
 from .http import Address, Api
 from .protocol import FINISHED, PHASE_LABELS, ClientError, GenerationRequest, JobStatus, Unauthorized, Unreachable
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.25
 _BACK_OFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 5.0)  # between attempts to reach a server that is gone
 _ATTEMPTS_BEFORE_ACCEPTED = 4  # afterwards the job is safe on the server, and it is waited for without end
 _T = TypeVar("_T")

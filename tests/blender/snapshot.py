@@ -21,6 +21,9 @@ _LISTS = (
 )
 # Filled by rendering itself, not by a setting; everything else must stay.
 _RENDER_RESULT = "Render Result"
+# Blender fills this in itself the first time a file format is chosen, and does not let scripts empty it again. It is
+# read only where image_settings.color_management is OVERRIDE, which is compared.
+_SELF_FILLING = "linear_colorspace_settings"
 
 
 def properties(owner: Any) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def properties(owner: Any) -> dict[str, Any]:
     values = {}
     for prop in owner.bl_rna.properties:
         name = prop.identifier
-        if name == "rna_type" or prop.type == "COLLECTION":
+        if name in ("rna_type", _SELF_FILLING) or prop.type == "COLLECTION":
             continue
         value = getattr(owner, name)
         if prop.type == "POINTER":
@@ -42,7 +45,7 @@ def properties(owner: Any) -> dict[str, Any]:
 
 
 def scene_state(scene: bpy.types.Scene) -> dict[str, Any]:
-    """Scene, render, image, view and Cycles settings; every object with pose, modifiers and shape keys; selection, mode."""
+    """Scene, render, image, view and Cycles settings; objects with pose, modifiers and shape keys; selection, mode."""
     render = scene.render
     layer = scene.view_layers[0]
     state = {

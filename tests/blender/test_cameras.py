@@ -27,7 +27,9 @@ def camera():
 
 
 @pytest.mark.parametrize("fit", ["AUTO", "HORIZONTAL", "VERTICAL"])
-@pytest.mark.parametrize(("size", "pixel"), [((720, 480), (1, 1)), ((300, 512), (1, 1)), ((100, 90), (1, 1.4)), ((80, 99), (2, 1))])
+@pytest.mark.parametrize(
+    ("size", "pixel"), [((720, 480), (1, 1)), ((300, 512), (1, 1)), ((100, 90), (1, 1.4)), ((80, 99), (2, 1))]
+)
 def test_points_land_where_blender_projects_them(camera, fit, size, pixel):
     """Sensor fit, shift, pixel aspect and a scaled camera object: equal to world_to_camera_view within 0.01 pixel."""
     scene = bpy.context.scene

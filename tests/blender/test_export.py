@@ -58,7 +58,7 @@ def test_points_of_the_hand_bend_with_the_armature(clip):
 
 
 def object_index_masks(scene, frames, width: int, height: int) -> np.ndarray:
-    """Cycles' object-index pass without anti-aliasing, T x H x W: an independent rasteriser, with Blender's own camera."""
+    """Cycles' object-index pass without anti-aliasing, T x H x W: an independent rasteriser with Blender's camera."""
     scene.render.resolution_x, scene.render.resolution_y = width, height
     scene.render.resolution_percentage = 100
     scene.view_layers[0].use_pass_object_index = True
@@ -86,7 +86,7 @@ def object_index_masks(scene, frames, width: int, height: int) -> np.ndarray:
 
 @pytest.mark.skipif(bpy.app.version >= (5, 0, 0), reason="reads the pass through the compositor of Blender 4")
 def test_visible_points_fall_on_their_own_mask():
-    """At least 99 % of visible points hit the pixel that Cycles gives their object, and our masks agree with Cycles'."""
+    """At least 99 % of visible points hit the pixel that Cycles gives their object, and our masks agree with it."""
     frames = [0, 4, 8]
     picture = encode_png(np.zeros((400, 600, 3), np.uint8))
     clip = export_clip(grasp_scene(), settings(width=600, height=400, points_per_entity=1024, reference=picture))
