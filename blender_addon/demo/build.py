@@ -21,7 +21,7 @@ from .objects import ObjectShape
 
 @dataclass(frozen=True)
 class CameraPlan:
-    """A camera on an orbit that looks at `target`; azimuth, elevation and fov (horizontal) in radians, first and last frame."""
+    """A camera on an orbit round `target`: radians and metres in the first and last frame; fov is horizontal."""
 
     target: tuple[float, float, float]
     azimuth: tuple[float, float]
@@ -90,7 +90,7 @@ class DemoScene:
 
 
 def build_scene(plan: ScenePlan) -> DemoScene:
-    """Fill the current scene (which should be empty) with the plan: meshes, materials, keys, light, camera, render settings."""
+    """Fill the current scene, which should be empty: meshes, materials, keys, light, camera, render settings."""
     scene = bpy.context.scene
     frames = len(plan.motion.wrist)
     scene.frame_start, scene.frame_end = 1, frames
@@ -126,7 +126,7 @@ def build_scene(plan: ScenePlan) -> DemoScene:
 
 
 def key_frames(motion: Motion) -> list[int]:
-    """Frame indices (from 0) that get keys: all of a short clip, every second one of a long one, and where the grasp is complete."""
+    """Frame indices (from 0) with keys: all of a short clip, else every second and where the grasp is complete."""
     frames = len(motion.wrist)
     step = 1 if frames <= 25 else 2
     wanted = {*range(0, frames, step), frames - 1}

@@ -21,7 +21,7 @@ def hand_points(hand: HandModel, grasp: Grasp, motion: Motion, frames: np.ndarra
 
 
 def object_matrices(grasp: Grasp, motion: Motion, object_pose: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Object to world, len(frames)×4×4: at rest, then rigid with the wrist (the grasp's wrist is in world space here)."""
+    """Object to world, len(frames)×4×4: at rest, then rigid with the wrist. The grasp's wrist is in world space."""
     poses = np.tile(object_pose, (len(frames), 1, 1))
     if motion.attach is not None:
         held = frames >= motion.attach
@@ -34,7 +34,7 @@ def object_points(shape: ObjectShape, poses: np.ndarray) -> np.ndarray:
 
 
 def seen_at(points: np.ndarray, plan: CameraPlan, progress: float, aspect: float) -> np.ndarray:
-    """World points …×3 -> picture coordinates …×2, -1..1 from edge to edge, y up; points behind the camera are far outside."""
+    """World points …×3 -> picture …×2, -1..1 from edge to edge, y up; points behind the camera are far outside."""
     matrix = camera_matrix(plan, progress)
     local = (points - matrix[:3, 3]) @ matrix[:3, :3]
     depth = np.where(-local[..., 2] > 0.02, -local[..., 2], 1e-3)
@@ -43,7 +43,7 @@ def seen_at(points: np.ndarray, plan: CameraPlan, progress: float, aspect: float
 
 
 def fit_camera(plan: CameraPlan, points: np.ndarray, fill: float, aspect: float = 1.5) -> CameraPlan:
-    """Aim at the points (T×V×3, one entry per moment) and come as near as keeps them within `fill` of the half picture."""
+    """Aim at the points (moments×V×3) and come as near as keeps them within `fill` of the half picture."""
     moments = np.linspace(0, 1, len(points))
     ratio = plan.distance[1] / plan.distance[0]
     plan = replace(plan, target=tuple(points.reshape(-1, 3).mean(axis=0)))

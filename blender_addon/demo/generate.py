@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Renders random clips for training: `python -m blender_addon.demo.generate --out DIR --start-seed 0 --count 100`.
 
-For every seed, DIR gets `SEED.png` (the frames stacked from top to bottom), `SEED.clip.safetensors` (the clip; its reference is the
-first frame) and a line in `manifest.jsonl`. Seeds whose two files exist are skipped, so an interrupted run goes on where it stopped;
-a seed that fails leaves a line that says why.
+For every seed, DIR gets `SEED.png` (the frames stacked from top to bottom), `SEED.clip.safetensors` (the clip; its
+reference is the first frame) and a line in `manifest.jsonl`. Seeds whose two files exist are skipped, so an interrupted
+run goes on where it stopped; a seed that fails leaves a line that says why.
 """
 
 from __future__ import annotations

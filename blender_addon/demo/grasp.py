@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Closes a hand round an object: no finger enters it, as many as possible touch it.
 
-The wrist comes in along the palm's normal until something touches, then every finger closes on its own. Links that touch stop, the
-links beyond them go on (the "auto-grasp" of grasp planners). A closing finger stops at its *first* contact on the way, so every
-pose before it is free of contact as well: the same path, played slowly, is the animation.
+The wrist comes in along the palm's normal until something touches, then every finger closes on its own. Links that
+touch stop, the links beyond them go on (the "auto-grasp" of grasp planners). A closing finger stops at its *first*
+contact on the way, so every pose before it is free of contact as well: the same path, played slowly, is the animation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
@@ -23,10 +22,10 @@ STEPS = 28
 
 @dataclass(frozen=True)
 class Grasp:
-    """wrist 4×4 (hand space -> object space), path S×J×3 joint angles from the open to the closed hand, and how good it is.
+    """wrist 4×4 (hand space -> object space), path S×J×3 joint angles from open to closed, and how good it is.
 
-    touching: finger names within CONTACT of the surface; penetration: deepest vertex in metres (0 or more); opposition: 1 when the
-    thumb presses exactly against the fingers, -1 when all press from one side.
+    touching: finger names within CONTACT of the surface; penetration: deepest vertex in metres (0 or more); opposition:
+    1 when the thumb presses exactly against the fingers, -1 when all press from one side.
     """
 
     wrist: np.ndarray
@@ -73,9 +72,12 @@ class _Finger:
     link: np.ndarray  # per vertex: which of the joints carries it (0 the innermost)
 
 
-@lru_cache(maxsize=8)
-def _fingers_of(key: int, model_ref: _ModelRef) -> tuple[_Finger, ...]:
-    model = model_ref.model
+def fingers_of(model: HandModel) -> tuple[_Finger, ...]:
+    """The five fingers of a model in the order of FINGERS."""
+    return model.once("fingers", lambda: _find_fingers(model))
+
+
+def _find_fingers(model: HandModel) -> tuple[_Finger, ...]:
     fingers = []
     for name in FINGERS:
         chain = [JOINTS.index(n) for n in finger_chain(name)]
@@ -85,7 +87,8 @@ def _fingers_of(key: int, model_ref: _ModelRef) -> tuple[_Finger, ...]:
             joints, rates, limits = chain[1:4], np.array([1.0, 1.0, 0.65]), np.array([1.6, 1.85, 1.25])
         carried = model.weights[:, joints + [chain[-1]]]
         moved = np.flatnonzero(carried.sum(axis=1) > 0.02)
-        # A vertex belongs to the outermost joint that moves it noticeably, so that its contact stops everything that moves it.
+        # A vertex belongs to the outermost joint that moves it noticeably, so that its contact stops everything that
+        # moves it.
         link = np.full(len(moved), 0)
         for order, joint in enumerate([*joints, chain[-1]]):
             link[model.weights[moved, joint] > 0.3] = min(order, len(joints) - 1)
@@ -93,28 +96,12 @@ def _fingers_of(key: int, model_ref: _ModelRef) -> tuple[_Finger, ...]:
     return tuple(fingers)
 
 
-class _ModelRef:
-    """Lets a model with arrays be a cache key: equal when it is the same object."""
-
-    def __init__(self, model: HandModel) -> None:
-        self.model = model
-
-    def __hash__(self) -> int:
-        return id(self.model)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ModelRef) and other.model is self.model
-
-
 def close_hand(
     model: HandModel, wrist: np.ndarray, start: np.ndarray, distance: Distance, samples: int = 13
 ) -> np.ndarray:
     """Flex every finger from `start` J×3 until it touches; returns the path samples×J×3."""
     paths = [start]
-    per_finger = [
-        (finger, _close_finger(model, finger, wrist, start, distance))
-        for finger in _fingers_of(id(model), _ModelRef(model))
-    ]
+    per_finger = [(finger, _close_finger(model, finger, wrist, start, distance)) for finger in fingers_of(model)]
     for step in range(1, samples):
         angles = start.copy()
         for finger, stages in per_finger:
@@ -186,7 +173,7 @@ def _close_finger(
 def approach(
     model: HandModel, wrist: np.ndarray, angles: np.ndarray, distance: Distance, reach: float = 0.14
 ) -> np.ndarray | None:
-    """Move the wrist from `reach` behind along the palm's normal until the open hand touches; None if it never gets free."""
+    """Move the wrist along the palm's normal, from `reach` away, until the open hand touches; None if it never does."""
     points = model.pose(angles, wrist)
     normal = wrist[:3, 2]
     steps = np.linspace(reach, -0.05, 64)
@@ -206,7 +193,7 @@ def approach(
 
 
 def grasp(model: HandModel, wrist: np.ndarray, start: np.ndarray, distance: Distance) -> Grasp | None:
-    """Approach and close. `wrist` 4×4 places the hand in object space; only its position along the palm's normal is changed."""
+    """Approach and close. `wrist` 4×4 is in object space; it is moved along the palm's normal only."""
     placed = approach(model, wrist, start, distance)
     if placed is None:
         return None
@@ -214,8 +201,8 @@ def grasp(model: HandModel, wrist: np.ndarray, start: np.ndarray, distance: Dist
     points = model.pose(path[-1], placed)
     depth = distance(points)
     touching, normals = [], {}
-    for name, finger in zip(FINGERS, _fingers_of(id(model), _ModelRef(model)), strict=True):
-        outer = finger.vertices[finger.link >= (1 if name != "thumb" else 1)]
+    for name, finger in zip(FINGERS, fingers_of(model), strict=True):
+        outer = finger.vertices[finger.link >= 1]
         near = outer[depth[outer] < CONTACT]
         if len(near):
             touching.append(name)
@@ -238,8 +225,8 @@ def side_wrist(
 ) -> np.ndarray:
     """Wrist 4×4 for a hand, thumb up, whose palm faces the z axis from the direction `azimuth` (radians).
 
-    height: of the hand's centre line; ahead: how far the axis lies in front of the wrist along the fingers (0.06 .. 0.1);
-    elevation: raises the elbow, turning about the palm's normal; lean: turns the palm down (positive) about the fingers.
+    height: of the hand's centre line; ahead: how far the axis lies in front of the wrist along the fingers;
+    elevation: raises the elbow, a turn about the palm's normal; lean: a turn about the fingers.
     """
     out = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
     up = np.array([0.0, 0.0, 1.0])
@@ -257,7 +244,7 @@ def side_wrist(
 
 
 def top_wrist(side: str, azimuth: float, height: float, ahead: float, lean: float = 0.0) -> np.ndarray:
-    """Wrist 4×4 for a palm facing down over the z axis, fingers pointing towards `azimuth`; lean turns it about the fingers."""
+    """Wrist 4×4 for a palm that faces down over the z axis, fingers towards `azimuth`; lean: a turn about them."""
     y_axis = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
     out = np.array([0.0, 0.0, 1.0])
     return _turned(
@@ -268,7 +255,7 @@ def top_wrist(side: str, azimuth: float, height: float, ahead: float, lean: floa
 def _turned(
     axes: np.ndarray, about_normal: float, about_fingers: float, target: np.ndarray, out: np.ndarray, ahead: float
 ) -> np.ndarray:
-    """Local turns of the axes, then the wrist such that `target` lies `ahead` along the fingers and 5 cm in front of the palm."""
+    """Turn the axes locally, then place the wrist: `target` is `ahead` along the fingers and 5 cm before the palm."""
     cz, sz, cy, sy = np.cos(about_normal), np.sin(about_normal), np.cos(about_fingers), np.sin(about_fingers)
     turn = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     wrist = np.eye(4)

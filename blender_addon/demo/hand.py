@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The demo hand: a numpy model (forward kinematics and linear blend skinning).
 
-Hand space H has its origin in the wrist: +Y towards the fingers, +Z out of the back of the hand, +X to the right of a hand that
-lies palm down. A right thumb is therefore at -X, a left one at +X. Metres. Every joint frame follows Blender's bone rule (Y along
-the bone) and a finger flexes by a *negative* rotation about its local X.
-The rig is the WebXR `generic-hand` (MIT, see assets/LICENSE.md); its 25 joints are siblings in the file and are chained here by name.
+Hand space H has its origin in the wrist: +Y towards the fingers, +Z out of the back of the hand, +X to the right of a
+hand that lies palm down. A right thumb is therefore at -X, a left one at +X. Metres. Every joint frame follows
+Blender's bone rule (Y along the bone) and a finger flexes by a *negative* rotation about its local X.
+The rig is the WebXR `generic-hand` (MIT, see assets/LICENSE.md); its 25 joints are siblings in the file and are chained
+here by name.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,8 +55,8 @@ class HandShape:
 class HandModel:
     """A skinned hand in hand space.
 
-    vertices V×3, triangles F×3, rest J×4×4 (joint frames in H), weights V×J (rows sum to 1), sleeve F bool (triangles of the sleeve),
-    forearm V bool (vertices behind the wrist that no finger may count as contact).
+    vertices V×3, triangles F×3, rest J×4×4 (joint frames in H), weights V×J (rows sum to 1), sleeve F bool (triangles
+    of the sleeve), forearm V bool (vertices behind the wrist that no finger may count as contact).
     """
 
     side: str
@@ -63,7 +66,7 @@ class HandModel:
     weights: np.ndarray
     sleeve: np.ndarray
     forearm: np.ndarray
-    _subset: dict = field(default_factory=dict, repr=False)
+    _derived: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def joint_frames(self, angles: np.ndarray) -> np.ndarray:
         """angles …×J×3 (XYZ Euler, radians, local) -> joint frames …×J×4×4 in hand space."""
@@ -81,7 +84,7 @@ class HandModel:
         return frames
 
     def pose(self, angles: np.ndarray, wrist: np.ndarray | None = None, subset: np.ndarray | None = None) -> np.ndarray:
-        """Linear blend skinning: angles …×J×3, wrist …×4×4 -> vertices …×V×3 (or only the `subset` of vertex indices)."""
+        """Linear blend skinning: angles …×J×3, wrist …×4×4 -> vertices …×V×3, or only those of `subset`."""
         skin = self.joint_frames(angles) @ self._inverse_rest()
         if wrist is not None:
             skin = wrist[..., None, :, :] @ skin
@@ -96,24 +99,21 @@ class HandModel:
             out[..., rows, :] += weights[rows, joint, None] * moved
         return out
 
-    def segment(self) -> np.ndarray:
-        """V: the joint that holds most of each vertex."""
-        if "segment" not in self._subset:
-            self._subset["segment"] = self.weights.argmax(axis=1)
-        return self._subset["segment"]
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """Something derived from the model, made at the first call."""
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]
 
     def _local(self) -> np.ndarray:
-        if "local" not in self._subset:
+        def make() -> np.ndarray:
             inverse = self._inverse_rest()
-            self._subset["local"] = np.stack(
-                [self.rest[j] if p < 0 else inverse[p] @ self.rest[j] for j, p in enumerate(PARENTS)]
-            )
-        return self._subset["local"]
+            return np.stack([self.rest[j] if p < 0 else inverse[p] @ self.rest[j] for j, p in enumerate(PARENTS)])
+
+        return self.once("local", make)
 
     def _inverse_rest(self) -> np.ndarray:
-        if "inverse" not in self._subset:
-            self._subset["inverse"] = np.linalg.inv(self.rest)
-        return self._subset["inverse"]
+        return self.once("inverse", lambda: np.linalg.inv(self.rest))
 
 
 def euler_matrices(angles: np.ndarray) -> np.ndarray:
@@ -139,7 +139,7 @@ def load_hand(side: str, shape: HandShape = HandShape(), forearm: float = 0.24) 
 
 @lru_cache(maxsize=2)
 def _asset(side: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Read the glb; returns welded vertices, triangles, rest frames and dense weights, all in hand space and in JOINTS order."""
+    """Read the glb: welded vertices, triangles, rest frames and dense weights, in hand space and JOINTS order."""
     raw = (ASSETS / f"hand_{side}.glb").read_bytes()
     (json_length,) = struct.unpack_from("<I", raw, 12)
     header = json.loads(raw[20 : 20 + json_length])
@@ -240,7 +240,8 @@ def _add_forearm(
     centre = ring.mean(axis=0)
     angle = np.unwrap(np.arctan2(ring[:, 2] - centre[2], ring[:, 0] - centre[0]))
     scale = np.ptp(ring[:, 0]) / 2
-    # (distance behind the wrist's edge, radius relative to it, roundness 0..1); two rings close together make the cuff's edge.
+    # (distance behind the wrist's edge, radius relative to it, roundness 0..1); two rings close together make the
+    # cuff's edge.
     profile = [
         (0.10, 1.0, 0.2),
         (0.25, 1.02, 0.5),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Procedural materials that Cycles renders without noise in a handful of samples.
 
-Only one lamp is traced. Everything else that light does in a room (sky, bounces) is a smooth emission that depends on the surface's
-direction, mixed into each material: no samples are spent on it and it never flickers.
+Only one lamp is traced. Everything else that light does in a room (sky, bounces) is a smooth emission that depends on
+the surface's direction, mixed into each material: no samples are spent on it and it never flickers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PATTERNS = ("plain", "stripes", "rings", "checker", "dots", "marble", "speckle",
 
 @dataclass(frozen=True)
 class Surface:
-    """Two linear RGB colours, a pattern of PATTERNS, its size (repeats per metre) and how much of a highlight it has (0..1)."""
+    """Two linear RGB colours, one of PATTERNS, its repeats per metre, and the share of a highlight (gloss, 0..1)."""
 
     color: Color
     second: Color

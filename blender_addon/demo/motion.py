@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Where the wrist is and how far the hand is closed, frame by frame: approach, close, then one of several actions.
 
-World space, metres, z up. The hand stands still while it closes, so that the grasp solver's path stays free of penetration.
+World space, metres, z up. The hand stands still while it closes, so that the grasp solver's path stays free of
+penetration.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ MOTIONS = ("lift", "tilt", "turn", "push", "towards_camera", "hand_passes_in_fro
 class MotionPlan:
     """kind of MOTIONS; frames are counted from 0.
 
-    approach_end, close_end, action_start: fractions of the clip; all 0 when the clip begins with the object in the hand.
+    approach_end, close_end, action_start: fractions of the clip; all 0 if the hand holds the object from the start.
     back: where the hand starts relative to the grasp, metres along (palm's normal, away from the fingertips, up).
-    turn: radians the hand starts turned about the fingers' direction; travel: the action's translation in world space at its end;
-    angle: the action's rotation, radians; axis: unit vector about which it turns; begin: 0..1 how far into the action frame 0 lies.
+    turn: radians the hand starts turned about the fingers' direction; travel: the action's whole translation in
+    world space; angle, axis: its rotation, radians about a unit vector; begin: 0..1, how far into it the clip starts.
     """
 
     kind: str
@@ -38,7 +39,7 @@ class MotionPlan:
 
 @dataclass(frozen=True)
 class Motion:
-    """wrist T×4×4 (hand space -> world), closing T (0 open .. 1 closed), attach: frame index from which the object follows, or None."""
+    """wrist T×4×4 (hand space -> world), closing T (0 open .. 1 closed), attach: frame when the object follows."""
 
     wrist: np.ndarray
     closing: np.ndarray
@@ -61,7 +62,7 @@ def rotation(axis: np.ndarray, angle: float) -> np.ndarray:
 def plan_motion(plan: MotionPlan, grasp_wrist: np.ndarray, pivot: np.ndarray, frames: int) -> Motion:
     """grasp_wrist 4×4: the wrist when it holds the object; pivot: the point about which an action turns."""
     time = np.linspace(0.0, 1.0, frames)
-    # Phases begin and end on frames: in the frame where the hand is closed and has not moved yet, the object begins to follow.
+    # Phases begin and end on frames: there is one in which the hand is closed and has not moved yet.
     plan = replace(
         plan,
         **{

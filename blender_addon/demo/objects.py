@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Procedural things to grasp: a clean mesh and the exact signed distance to it.
 
-An object stands on z = 0 of its own space, its axis is z, metres. `distance` is negative inside the material (the hollow of a mug
-counts as outside). Shapes are lathed profiles, rounded boxes and swept tubes.
+An object stands on z = 0 of its own space, its axis is z, metres. `distance` is negative inside the material (the
+hollow of a mug counts as outside). Shapes are lathed profiles, rounded boxes and swept tubes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,7 +19,7 @@ Distance = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class ObjectShape:
-    """vertices V×3, triangles F×3 int, distance (…×3 -> …), height, grip: (lowest, highest) height of a hand's centre line."""
+    """vertices V×3, triangles F×3 int, distance (…×3 -> …); grip: lowest and highest centre line of a hand."""
 
     family: str
     vertices: np.ndarray
@@ -31,11 +32,11 @@ class ObjectShape:
     front: float | None = None  # azimuth of a handle, which the fingers should leave alone
 
 
-# -- meshes ------------------------------------------------------------------------------------------------------------------
+# -- meshes --
 
 
 def lathe(profile: np.ndarray, segments: int = SEGMENTS) -> tuple[np.ndarray, np.ndarray]:
-    """Turn an open (r, z) polyline, first and last point on the axis, counter-clockwise in the r-z plane, round the z axis."""
+    """Turn an open (r, z) polyline, counter-clockwise and with both ends on the axis, round the z axis."""
     angle = np.linspace(0, 2 * np.pi, segments, endpoint=False)
     inner = profile[1:-1]
     rings = np.stack(
@@ -120,7 +121,7 @@ def _volume(vertices: np.ndarray, triangles: np.ndarray) -> float:
     return float(np.einsum("fi,fi->", a, np.cross(b, c)) / 6)
 
 
-# -- distances ---------------------------------------------------------------------------------------------------------------
+# -- distances --
 
 
 def lathe_distance(profile: np.ndarray) -> Distance:
@@ -156,19 +157,21 @@ def box_distance(size: np.ndarray, radius: float) -> Distance:
     return distance
 
 
-def tube_distance(path: np.ndarray, radius: float) -> Distance:
+def handle_distance(path: np.ndarray, radius: float) -> Distance:
+    """Distance to a tube along path P×3 whose two flat ends lie in the plane x = path[0].x, the whole of it beyond."""
+
     def distance(points: np.ndarray) -> np.ndarray:
         best = np.full(points.shape[:-1], np.inf)
-        for a, b in zip(path[:-1], path[1:], strict=True):
+        for a, b in pairwise(path):
             edge = b - a
             along = np.clip(((points - a) @ edge) / (edge @ edge), 0, 1)
             best = np.minimum(best, ((points - a - along[..., None] * edge) ** 2).sum(axis=-1))
-        return np.sqrt(best) - radius
+        return np.maximum(np.sqrt(best) - radius, path[0, 0] - points[..., 0])
 
     return distance
 
 
-# -- families ----------------------------------------------------------------------------------------------------------------
+# -- families --
 
 
 def _arc(
@@ -211,7 +214,7 @@ def mug(radius: float, lip: float, height: float) -> ObjectShape:
     )
     body, body_faces = lathe(profile)
     handle, handle_faces = tube(path, 0.0052, np.array([0.0, 1.0, 0.0]))
-    on_body, on_handle = lathe_distance(profile), tube_distance(path, 0.0052)
+    on_body, on_handle = lathe_distance(profile), handle_distance(path, 0.0052)
     return ObjectShape(
         "mug",
         np.concatenate([body, handle]),

@@ -114,7 +114,8 @@ def _held(setting: _Setting) -> tuple[Grasp, np.ndarray]:
     rng, side, shape = setting.rng, setting.side, setting.shape
     mirror = 1.0 if side == "right" else -1.0
     from_top = shape.family in ("ball", "book", "box") and rng.random() < (0.5 if setting.motion != "push" else 0.0)
-    # The palm's place round the object as seen from the camera: 90 degrees is behind it, 0 beside it, the forearm towards us.
+    # The palm's place round the object as seen from the camera: 90 degrees is behind it, 0 beside it, the forearm
+    # towards us.
     place = rng.uniform(-30, 95)
     azimuth = setting.camera_azimuth + np.pi / 2 + (np.radians(place) if side == "right" else np.pi - np.radians(place))
     pose = np.eye(4)

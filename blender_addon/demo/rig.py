@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Puts hands and objects into Blender: meshes, an armature whose bones are the model's joints, vertex groups, smooth shading."""
+"""Puts hands and objects into Blender: meshes, an armature whose bones are the model's joints, keys, constraints."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def to_matrix(array: np.ndarray) -> Matrix:
 
 
 def key_transform(thing: bpy.types.Object, frame: float, matrix: np.ndarray) -> None:
-    """Location and rotation keys of a rigid 4×4; quaternions keep to the same hemisphere, so that they interpolate the short way."""
+    """Location and rotation keys of a rigid 4×4; quaternions keep their hemisphere, to interpolate the short way."""
     rotation = to_matrix(matrix).to_quaternion()
     if thing.animation_data and rotation.dot(thing.rotation_quaternion) < 0:
         rotation.negate()
@@ -107,7 +107,7 @@ def key_fingers(armature: bpy.types.Object, frame: float, angles: np.ndarray) ->
 def attach(
     child: bpy.types.Object, parent: bpy.types.Object, frame: int, parent_at_frame: np.ndarray, start: int
 ) -> None:
-    """From `frame` on the child follows the parent (a Child Of constraint, off before). parent_at_frame 4×4: the parent's matrix then."""
+    """From `frame` on the child follows the parent, whose matrix 4×4 is parent_at_frame then (Child Of, off before)."""
     constraint = child.constraints.new("CHILD_OF")
     constraint.target = parent
     constraint.inverse_matrix = to_matrix(np.linalg.inv(parent_at_frame))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The demo: a right hand comes in, closes round a mug and lifts it from a wooden table. 49 frames at 24 frames a second."""
+"""The demo: a right hand comes in, closes round a mug and lifts it from a wooden table. 49 frames at 24 a second."""
 
 from __future__ import annotations
 
