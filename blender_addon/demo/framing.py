@@ -58,3 +58,20 @@ def fit_camera(plan: CameraPlan, points: np.ndarray, fill: float, aspect: float 
         distance = plan.distance[0] * (extent / fill) ** 0.8
         plan = replace(plan, target=tuple(float(x) for x in target), distance=(distance, distance * ratio))
     return plan
+
+
+def share_in_sight(eye: np.ndarray, points: np.ndarray, vertices: np.ndarray, triangles: np.ndarray) -> float:
+    """Share of points P×3 that no triangle hides from the eye (Möller and Trumbore's ray test, all pairs)."""
+    a, b, c = (vertices[triangles[:, i]] for i in range(3))
+    ray = (points - eye)[:, None]
+    edge1, edge2 = (b - a)[None], (c - a)[None]
+    across = np.cross(ray, edge2)
+    scale = (edge1 * across).sum(axis=-1)
+    scale = np.where(np.abs(scale) < 1e-15, 1e-15, scale)
+    offset = (eye - a)[None]
+    u = (offset * across).sum(axis=-1) / scale
+    normal = np.cross(offset, edge1)
+    v = (ray * normal).sum(axis=-1) / scale
+    along = (edge2 * normal).sum(axis=-1) / scale
+    hit = (u >= 0) & (v >= 0) & (u + v <= 1) & (along > 0) & (along < 1)
+    return float(1 - hit.any(axis=1).mean())

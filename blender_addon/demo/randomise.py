@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .build import CameraPlan, DemoScene, ScenePlan, build_scene
-from .framing import fit_camera, hand_points, object_matrices, object_points, seen_at
+from .framing import fit_camera, hand_points, object_matrices, object_points, seen_at, share_in_sight
 from .grasp import CONTACT, Grasp, grasp, open_hand, side_wrist, top_wrist
 from .hand import FINGERS, JOINTS, HandModel, HandShape, load_hand
 from .looks import random_look
@@ -293,4 +293,9 @@ def _camera(setting: _Setting, held: Grasp, motion: Motion, pose: np.ndarray) ->
     eye = camera.eye(0.0)
     if np.linalg.norm(hand - eye, axis=-1).min() < 0.12:
         raise SceneError("the hand comes too close to the camera")
+    for moment, least in ((0, 0.4), (len(moments) - 1, 0.15)):
+        whole = hand_points(setting.hand, held, motion, moments[[moment]])[0]
+        progress = moment / (len(moments) - 1)
+        if share_in_sight(camera.eye(progress), thing[moment, ::5], whole, setting.hand.triangles) < least:
+            raise SceneError("the hand hides the object")
     return camera
