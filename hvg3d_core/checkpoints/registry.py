@@ -60,7 +60,9 @@ def find_model(name: str) -> ModelEntry:
     folder = Path(name)
     if folder.is_dir():
         return read_entry(folder, folder.name)
-    raise ModelError(f"model {name!r} is not known: use one of {', '.join(m['id'] for m in list_models())}, or a folder")
+    raise ModelError(
+        f"model {name!r} is not known: use one of {', '.join(m['id'] for m in list_models())}, or a folder"
+    )
 
 
 def list_models() -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class Table:
 
 def reconstruct(model: GenerationModel, frames: np.ndarray) -> np.ndarray:
     """What the VAE alone makes of the true frames: no video of this model can be closer."""
-    vae = model.pipeline.components["vae"]
+    vae = cast(Any, model.pipeline).vae
     video = torch.from_numpy(np.array(frames)).movedim(-1, 0)[None].float().div(127.5).sub(1).to(model.device)
     with torch.no_grad(), torch.autocast(torch.device(model.device).type, torch.bfloat16):
         rebuilt = vae.decode(vae.encode(video).latent_dist.mode()).sample[0].float().clamp(-1, 1)
