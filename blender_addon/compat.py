@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import bpy
 
 
-def sequencer_strips(editor):
+def sequencer_strips(editor: bpy.types.SequenceEditor):
     """The strips of a sequence editor, called sequences up to 4.4. (No `or` here: an empty collection is falsy.)"""
     return editor.strips if hasattr(editor, "strips") else editor.sequences
 
 
-def supports_multiline(layout) -> bool:
-    """Whether text fields of several lines exist (5.2)."""
-    return hasattr(layout, "textbox")
-
-
-def on_exit_handlers():
-    """Blender's own list of functions to call before it quits (5.1), or None: use ``atexit`` then."""
-    return getattr(bpy.app.handlers, "exit_pre", None)
+def png_settings(image_settings: bpy.types.ImageFormatSettings) -> dict[str, Any]:
+    """Attributes for 8-bit RGB PNGs, in the order to set them. 5.0 asks for the kind of file before its format."""
+    kind = {"media_type": "IMAGE"} if hasattr(image_settings, "media_type") else {}
+    return {**kind, "file_format": "PNG", "color_mode": "RGB", "color_depth": "8"}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -53,7 +54,20 @@ def show_result(result: Result) -> bpy.types.Image:
     user.use_auto_refresh = True
     user.use_cyclic = False
     area.tag_redraw()
+    bpy.app.timers.register(
+        functools.partial(_fit, area.as_pointer()), first_interval=0.3
+    )  # once the editor has its size
     return image
+
+
+def _fit(pointer: int) -> None:
+    """Zoom to the whole picture, in the Image Editor that was at ``pointer`` (it may be gone by now)."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.as_pointer() == pointer and area.type == "IMAGE_EDITOR":
+                region = next(region for region in area.regions if region.type == "WINDOW")
+                with bpy.context.temp_override(window=window, area=area, region=region):
+                    bpy.ops.image.view_all(fit_view=True)
 
 
 def _new_image_editor(window: bpy.types.Window) -> bpy.types.Area:

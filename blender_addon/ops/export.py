@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Export Clip and Render to Real Video: both read the scene one frame per timer event, so that nothing freezes."""
+"""Export Clip and Render to Real Video: both read the scene in short turns between redraws, so that nothing freezes."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ..scene.export import ExportProgress, iter_export
 from ..shot import blocking, export_settings
 
 CLIP_SUFFIX = ".clip.safetensors"
+_TURN_SECONDS = 0.04
 _PHASES = {"frames": "Reading the scene", "reference": "Rendering the first picture", "finish": "Checking the clip"}
 
 
@@ -69,9 +71,11 @@ class _ExportSteps:
             return {"CANCELLED"}
         if event.type != "TIMER":
             return {"RUNNING_MODAL"}  # edits between two frames would end up in half of the clip
+        turn_ends = time.monotonic() + _TURN_SECONDS
         try:
-            if self._step(context):
-                return {"RUNNING_MODAL"}
+            while self._step(context):  # at least one frame of the scene, more if they are quick
+                if time.monotonic() >= turn_ends:
+                    return {"RUNNING_MODAL"}
         except (ClipError, OSError) as error:
             self._end(context)
             return self._fail(context, error)

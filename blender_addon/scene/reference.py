@@ -12,7 +12,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from ..compat import sequencer_strips
+from ..compat import png_settings, sequencer_strips
 from ..core import ClipError, encode_png
 from .restore import Settings, preserved
 
@@ -112,9 +112,7 @@ def _png_output(settings: Settings, scene: bpy.types.Scene, path: Path, width: i
     settings.set(render, "use_file_extension", True)
     settings.set(render, "use_overwrite", True)
     image = render.image_settings
-    # Blender 5.0 asks for the kind of file before its format.
-    kind = {"media_type": "IMAGE"} if hasattr(image, "media_type") else {}
-    wanted = {**kind, "file_format": "PNG", "color_mode": "RGB", "color_depth": "8"}
+    wanted = png_settings(image)
     settings.remember(image, *wanted)
     for attribute, value in wanted.items():
         settings.set(image, attribute, value)

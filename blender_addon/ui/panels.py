@@ -11,13 +11,11 @@ from ..runtime import RUNTIME
 from ..shot import Check, checklist
 from .progress import draw_progress
 
-_ROLE_ICONS = {"left_hand": "VIEW_PAN", "right_hand": "VIEW_PAN", "object": "OBJECT_DATA", "other": "DOT"}
-
 
 def draw_text(layout, text: str, width: int, icon: str = "NONE") -> None:
     """Several lines of text, broken to the ``width`` in pixels of where they are drawn."""
     column = layout.column(align=True)
-    characters = max(20, int(width / (7 * bpy.context.preferences.system.ui_scale)) - 6)
+    characters = max(20, int(width / (6.3 * bpy.context.preferences.system.ui_scale)) - 7)
     for number, line in enumerate(textwrap.wrap(text, characters) or [""]):
         column.label(text=line, icon=icon if number == 0 else ("BLANK1" if icon != "NONE" else "NONE"))
 
@@ -49,9 +47,9 @@ def draw_server(layout) -> None:
 class HVG3D_UL_entities(bpy.types.UIList):
     def draw_item(self, context, layout, data, item, icon, active_data, active_property, index):
         row = layout.row(align=True)
-        row.prop(item, "name", text="", emboss=False, icon=_ROLE_ICONS[item.role])
+        row.prop(item, "role", text="", emboss=False, icon_only=True)
+        row.prop(item, "name", text="", emboss=False)
         right = row.row(align=True)
-        right.prop(item, "role", text="", emboss=False)
         right.operator("hvg3d.select_marked", text="", icon="RESTRICT_SELECT_OFF", emboss=False).index = index
         right.operator("hvg3d.unmark", text="", icon="X", emboss=False).index = index
 

@@ -22,7 +22,7 @@ def duration(seconds: float) -> str:
 def draw_progress(layout, draw_text: Callable, width: int) -> None:
     if RUNTIME.exporting:
         layout.progress(text=RUNTIME.exporting, factor=RUNTIME.export_fraction)
-        layout.label(text="Esc cancels", icon="EVENT_ESC")
+        layout.label(text="Press Esc to cancel", icon="BLANK1")
         return
     if RUNTIME.problem:
         draw_text(layout, RUNTIME.problem, width, "ERROR")
