@@ -87,7 +87,8 @@ def network_inputs(
     ``num_frames`` picks frames evenly (the count must be one the video VAE takes); ``width`` and ``height`` scale the
     image to cover that size and crop its centre, and :func:`fit_size` tells the same for the reference image.
     ``num_points`` draws (seeded, evenly over the entities) or pads; None keeps them all. ``visible_only`` makes
-    ``point_valid`` what this camera sees, as a depth camera would; otherwise all points count.
+    ``point_valid`` what this camera sees, as a depth camera would, and draws tracked points among those that it sees
+    at some time; otherwise all points count.
 
     Points are normalised by one centre and one scale for the clip: the mean of the points of frame 0, in the
     axes of the view's first camera, and their largest distance from it.
@@ -103,7 +104,9 @@ def network_inputs(
     camera = clip.views[view]
     K, w2c = fit.intrinsics(camera.K[time]), camera.world_to_camera[time].astype(np.float64)
 
-    index, exists, entity = _choose_points(clip, time, num_points, np.random.default_rng(seed))
+    # A place given to a point that is never seen would be wasted.
+    useful = camera.point_visible[time].any(axis=0) if visible_only and num_points is not None else None
+    index, exists, entity = _choose_points(clip, time, num_points, np.random.default_rng(seed), useful)
     world = clip.points[time[:, None], index]
     valid = exists
     if visible_only:
@@ -144,17 +147,19 @@ def _tracks_seen(clip: Clip, view: int) -> np.ndarray:
 
 
 def _choose_points(
-    clip: Clip, time: np.ndarray, num_points: int | None, rng: np.random.Generator
+    clip: Clip, time: np.ndarray, num_points: int | None, rng: np.random.Generator, useful: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices T x N into the points, whether they hold one (T x N bool), and role + 1 of each slot (N uint8).
 
     A slot belongs to one entity for the whole clip. Tracked points keep their slot; untracked ones are drawn anew for
-    each frame, and slots that a frame cannot fill are empty in it.
+    each frame, and slots that a frame cannot fill are empty in it. ``useful`` (N bool) limits which tracked points
+    may be drawn.
     """
     code = np.array([ROLES.index(entity.role) + 1 for entity in clip.entities], np.uint8)
     groups = range(len(clip.entities))
     if clip.tracked:
-        members = [np.flatnonzero(clip.point_entity == e) for e in groups]
+        allowed = np.ones(clip.num_points, bool) if useful is None else useful
+        members = [np.flatnonzero((clip.point_entity == e) & allowed) for e in groups]
         quota = balanced_quota([len(m) for m in members], clip.num_points if num_points is None else num_points)
         chosen = np.sort(np.concatenate([rng.choice(m, q, replace=False) for m, q in zip(members, quota, strict=True)]))
         index = np.broadcast_to(chosen, (len(time), len(chosen)))

@@ -134,10 +134,22 @@ def test_more_points_are_padding_that_says_so(shared_clip):
 
 
 def test_a_depth_camera_sees_only_the_visible(shared_clip):
+    inputs = network_inputs(shared_clip, visible_only=True)
+    assert np.array_equal(inputs.point_valid, shared_clip.views[0].point_visible)
+    assert np.array_equal(inputs.points, network_inputs(shared_clip).points)
+
+
+def test_a_depth_camera_spends_no_place_on_what_it_never_sees(shared_clip):
+    visible = shared_clip.views[0].point_visible
+    ever = visible.any(axis=0)
+    assert 100 < ever.sum() < 600
     inputs = network_inputs(shared_clip, visible_only=True, num_points=700)
-    assert np.array_equal(inputs.point_valid[:, :600], shared_clip.views[0].point_visible)
-    assert not inputs.point_valid[:, 600:].any()
-    assert np.array_equal(inputs.points, network_inputs(shared_clip, num_points=700).points)
+    count = int(ever.sum())
+    assert np.array_equal(inputs.point_valid[:, :count], visible[:, ever])
+    assert not inputs.point_valid[:, count:].any()
+    assert not inputs.point_entity[count:].any()
+    few = network_inputs(shared_clip, visible_only=True, num_points=60)
+    assert few.point_valid.any(axis=0).all()
 
 
 def untracked(clip):
