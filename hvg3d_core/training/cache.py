@@ -64,14 +64,15 @@ def variants(sample: Sample, video: VideoConfig, augment: bool) -> list[tuple[Cl
 
 
 def build_cache(config: TrainConfig, data: Path, out: Path, vae_folder: Path, augment: bool) -> None:
-    """Write ``out/shard_*.safetensors``; a shard that exists is kept, so a killed run goes on where it was."""
+    """Write ``out/shard_*.safetensors``. Clips that a shard already has are left alone, so that a killed run goes on
+    where it was and clips rendered since are added."""
     out.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderKLCogVideoX.from_pretrained(vae_folder).eval()
-    samples = find_samples(data)
+    shards = sorted(out.glob("shard_*.safetensors"))
+    done = {name for path in shards for name in _names(path)}
+    samples = [sample for sample in find_samples(data) if sample.name not in done]
     for start in range(0, len(samples), SHARD):
-        path = out / f"shard_{start // SHARD:05d}.safetensors"
-        if path.exists():
-            continue
+        path = out / f"shard_{len(shards) + start // SHARD:05d}.safetensors"
         rows: list[dict[str, torch.Tensor]] = []
         prompts: list[str] = []
         names: list[str] = []
@@ -90,6 +91,11 @@ def build_cache(config: TrainConfig, data: Path, out: Path, vae_folder: Path, au
         save_file(tensors, partial, {"prompts": json.dumps(prompts), "names": json.dumps(names)})
         partial.replace(path)
         print(f"{path.name}: {len(rows)} samples", flush=True)
+
+
+def _names(path: Path) -> list[str]:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["names"])
 
 
 @dataclass

@@ -78,6 +78,15 @@ def test_cache_holds_a_clip_and_its_twin(run):
     assert cache.prompts[0] == "a right hand moves a box"
 
 
+def test_cache_takes_in_clips_that_came_later(run):
+    before = load_cache(run / "out" / "cache")
+    write_dataset(run / "data" / "train", 3)
+    run_stage("cache", str(run / "tiny.toml"), run / "data", run / "out")
+    after = load_cache(run / "out" / "cache")
+    assert after.names == [*before.names, "0002", "0002"]
+    assert torch.equal(after.tensors["latents"][:4], before.tensors["latents"])
+
+
 def test_packed_model_generates_and_repeats_itself(run, tmp_path):
     model = load_model(str(run / "out" / "packed"))
     clip = load_clip(run / "data" / "heldout" / "0000.clip.safetensors")
