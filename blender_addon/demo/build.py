@@ -227,6 +227,8 @@ def prepare_render(scene: bpy.types.Scene) -> None:
     world = bpy.data.worlds.new("World") if scene.world is None else scene.world
     scene.world = world
     world.use_nodes = True
-    world.node_tree.nodes["Background"].inputs[0].default_value = (0.05, 0.05, 0.06, 1.0)
+    for node in world.node_tree.nodes:
+        if node.type == "BACKGROUND":
+            node.inputs[0].default_value = (0.05, 0.05, 0.06, 1.0)
     scene.render.use_persistent_data = True
     scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = 192, 128, 100

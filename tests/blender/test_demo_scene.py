@@ -161,7 +161,7 @@ def test_hands_are_closed_mirrored_and_keep_their_joints_inside():
 
 
 def test_same_seed_same_scene():
-    one, again, other = random_plan(3), random_plan(3), random_plan(4)
+    one, again, other = random_plan(5), random_plan(5), random_plan(6)
     np.testing.assert_array_equal(one.motion.wrist, again.motion.wrist)
     np.testing.assert_array_equal(one.grasp.path, again.grasp.path)
     np.testing.assert_array_equal(one.shape.vertices, again.shape.vertices)
