@@ -51,6 +51,7 @@ class VAEStage(StageConfig):
     tracking_share: float = 0.15  # share of samples that are tracking videos
     mse_weight: float = 0.2
     gradient_weight: float = 0.5
+    chroma_weight: float = 0.5
     kl_weight: float = 1e-6
 
 

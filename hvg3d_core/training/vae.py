@@ -41,6 +41,16 @@ def gradient_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.diff(dim=-1) - b.diff(dim=-1)).abs().mean() + (a.diff(dim=-2) - b.diff(dim=-2)).abs().mean()
 
 
+def chroma_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """L1 of the opponent colours R - G and B - (R + G) / 2 of B x 3 x ... images.
+
+    Plain L1 is mostly about brightness, and a small latent then spends itself on that: green and purple came out grey.
+    """
+    difference = a - b
+    red, green, blue = difference.unbind(1)
+    return (red - green).abs().mean() + (blue - (red + green) / 2).abs().mean()
+
+
 def crops(clips: list[np.ndarray], count: int, frames: int, size: int, generator: torch.Generator) -> torch.Tensor:
     """Random crops in space and time, count x 3 x frames x size x size, with random flips and channel orders."""
 
@@ -103,6 +113,7 @@ def train_vae(config: TrainConfig, data: Path, out: Path, heldout: Path | None =
         l1, mse = F.l1_loss(rebuilt, x), F.mse_loss(rebuilt, x)
         kl = posterior.kl().float().mean() / x[0].numel()
         loss = l1 + stage.mse_weight * mse + stage.gradient_weight * gradient_l1(rebuilt, x) + stage.kl_weight * kl
+        loss = loss + stage.chroma_weight * chroma_l1(rebuilt, x)
         return loss, {
             "l1": float(l1.detach()),
             "psnr": float(10 * torch.log10(4 / mse.detach())),
