@@ -26,14 +26,14 @@ def register() -> None:
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.hvg3d = bpy.props.PointerProperty(type=properties.HVG3D_SceneSettings)
-    atexit.register(_let_go)
+    atexit.register(_at_exit)
     if not bpy.app.background:
         bpy.app.timers.register(_first_look, first_interval=1.0)
 
 
 def unregister() -> None:
     _let_go()
-    atexit.unregister(_let_go)
+    atexit.unregister(_at_exit)
     if bpy.app.timers.is_registered(_first_look):
         bpy.app.timers.unregister(_first_look)
     del bpy.types.Scene.hvg3d
@@ -43,6 +43,13 @@ def unregister() -> None:
 
 def _first_look() -> None:
     pump.ask_server()
+
+
+def _at_exit() -> None:
+    if bpy.app.binary_path:
+        _let_go()
+    else:  # Blender as a Python module (4.5) hangs when Python ends while it still has classes of ours
+        unregister()
 
 
 def _let_go() -> None:

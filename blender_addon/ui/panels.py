@@ -15,7 +15,7 @@ from .progress import draw_progress
 def draw_text(layout, text: str, width: int, icon: str = "NONE") -> None:
     """Several lines of text, broken to the ``width`` in pixels of where they are drawn."""
     column = layout.column(align=True)
-    characters = max(20, int(width / (6.3 * bpy.context.preferences.system.ui_scale)) - 7)
+    characters = max(20, int(width / (6.3 * bpy.context.preferences.system.ui_scale)) - 8)
     for number, line in enumerate(textwrap.wrap(text, characters) or [""]):
         column.label(text=line, icon=icon if number == 0 else ("BLANK1" if icon != "NONE" else "NONE"))
 

@@ -76,3 +76,14 @@ def test_a_user_installs_marks_exports_renders_and_removes(package, tmp_path):
         )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     assert "DRIVEN" in done.stdout
+
+
+@needs_bpy
+def test_a_script_that_switches_the_add_on_on_can_end():
+    """Blender as a module hangs at exit when classes stay registered; the add-on takes its own away."""
+    script = "import bpy, blender_addon; blender_addon.register(); bpy.ops.hvg3d.new_seed(); print('END')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=build_extension.ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert "END" in done.stdout
