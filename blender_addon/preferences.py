@@ -67,11 +67,7 @@ class HVG3D_AddonPreferences(bpy.types.AddonPreferences):
         layout.use_property_split = True
         layout.prop(self, "find_server", expand=True)
         if self.find_server == "HOME":
-            layout.prop(self, "server_home")
-            if not self.server_home:
-                row = layout.row()
-                row.active = False
-                row.label(text=f"Empty: {default_server_home()}")
+            layout.prop(self, "server_home", placeholder=default_server_home())
         else:
             layout.prop(self, "address")
             layout.prop(self, "token")

@@ -28,7 +28,7 @@ def register() -> None:
     bpy.types.Scene.hvg3d = bpy.props.PointerProperty(type=properties.HVG3D_SceneSettings)
     atexit.register(_at_exit)
     if not bpy.app.background:
-        bpy.app.timers.register(_first_look, first_interval=1.0)
+        bpy.app.timers.register(_first_look, first_interval=1.0, persistent=True)
 
 
 def unregister() -> None:

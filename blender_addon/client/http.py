@@ -40,7 +40,7 @@ class Address:
         if not self.home:
             return self.url.rstrip("/"), self.token.strip()
         handshake = Path(self.home) / "server.json"
-        start = "start it with 'hvg3d serve', or give an address in the add-on's preferences"
+        start = "Start it with 'hvg3d serve', or give an address in the add-on's preferences"
         try:
             written = json.loads(handshake.read_text("utf-8"))
             url, token = str(written["url"]), str(written["token"])
