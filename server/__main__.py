@@ -19,7 +19,7 @@ import uvicorn
 
 from server import __version__
 from server.app import create_app
-from server.config import MIB, Settings
+from server.config import MIB, Settings, default_home
 from server.context import Context, build_context
 from server.files import Home, HomeInUse, write_private
 from server.models import ModelError
@@ -77,9 +77,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def parse(argv: Sequence[str] | None) -> Settings:
-    defaults = Settings(home=Path())
+    defaults = Settings(home=default_home())
     parser = argparse.ArgumentParser(prog="python -m server", description="Generate videos from clips, over HTTP.")
-    parser.add_argument("--home", type=Path, required=True, help="folder for queue, clips, results and token")
+    parser.add_argument(
+        "--home", type=Path, default=defaults.home, help="folder for queue, clips, results and token (%(default)s)"
+    )
     parser.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=defaults.port, help="0: any free one (%(default)s)")
     parser.add_argument("--token-file", type=Path, help="made if it does not exist (HOME/token)")

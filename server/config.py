@@ -3,10 +3,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 MIB = 1024 * 1024
+
+
+def default_home() -> Path:
+    """Where a server keeps its files unless told otherwise: the extension in Blender looks there too."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "hvg3d" / "server"
 
 
 @dataclass(frozen=True)

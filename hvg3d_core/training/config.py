@@ -52,6 +52,7 @@ class VAEStage(StageConfig):
     mse_weight: float = 0.2
     gradient_weight: float = 0.5
     chroma_weight: float = 0.5
+    green_anchor_weight: float = 0.3
     kl_weight: float = 1e-6
 
 

@@ -85,7 +85,10 @@ class Trainer:
         state = torch.load(self.checkpoint, weights_only=True)
         self.model.load_state_dict(state["weights"], strict=False)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            peaks = [group["peak_lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(saved)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["peak_lr"] = peak  # the configuration's, should it have changed since
         if self.average is not None:
             self.average = state["average"]
         self.generator.set_state(state["generator"])
