@@ -18,7 +18,9 @@ from hvg3d_core.video import read_video
 def result(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "hvg3d_core.cli.main", "demo", "--shipped-clip", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=280, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return out, done.stdout
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import CogVideoXTransformer3DModel
+from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor
 
 from hvg3d_core.models import HVG3DTransformer3DModel
@@ -243,10 +244,11 @@ def test_attention_backends_reach_every_block() -> None:
     """The stock model ignores set_attention_backend; ours follows, base and copies."""
     model = trained(tiny_model())
     before = run(model, tracking_latents=tracking_latents())
-    model.set_attention_backend("_native_math")
-    attentions = [block.attn1 for block in (*model.transformer_blocks, *model.control_blocks)]
-    assert all(a.processor._attention_backend == "_native_math" for a in attentions)
-    torch.testing.assert_close(run(model, tracking_latents=tracking_latents()), before, atol=1e-5, rtol=1e-5)
+    with attention_backend("native"):  # setting a model's backend also changes the process's: this puts it back
+        model.set_attention_backend("_native_math")
+        attentions = [block.attn1 for block in (*model.transformer_blocks, *model.control_blocks)]
+        assert all(a.processor._attention_backend == "_native_math" for a in attentions)
+        torch.testing.assert_close(run(model, tracking_latents=tracking_latents()), before, atol=1e-5, rtol=1e-5)
 
 
 def test_the_position_table_is_float32() -> None:
