@@ -188,7 +188,7 @@ def test_a_server_killed_while_generating_finishes_the_job_when_it_is_back(tmp_p
 
 
 def test_cancel_while_the_server_is_away_frees_the_user_at_once_and_reaches_the_server_later(tmp_path):
-    with RunningServer(tmp_path / "home", step_seconds=0.4) as server:
+    with RunningServer(tmp_path / "home", step_seconds=3.0) as server:
         watched = Watched(by_home(server), tmp_path / "video.mp4")
         watched.until(lambda state: state.phase == "Generating")
         server.kill()
@@ -200,7 +200,7 @@ def test_cancel_while_the_server_is_away_frees_the_user_at_once_and_reaches_the_
         assert end.outcome == "cancelled"
         assert "when it is back" in end.remedy
         server.start()
-        assert server.wait(watched.task.id, seconds=15)["state"] == "cancelled"
+        assert server.wait(watched.task.id, seconds=30)["state"] == "cancelled"
 
 
 def test_a_result_that_cannot_be_written_is_explained(server, tmp_path):
