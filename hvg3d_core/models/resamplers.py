@@ -59,6 +59,49 @@ def reference_features(
     return torch.cat([sampled[:, :, 0].transpose(1, 2), torch.ones_like(seen)], dim=-1) * seen
 
 
+@torch.no_grad()
+def warp_reference(
+    points: Tensor,
+    valid: Tensor,
+    features: Tensor,
+    intrinsics: Tensor,
+    world_to_camera: Tensor,
+    reference_latents: Tensor,
+    ratio: int = 4,
+) -> Tensor:
+    """The reference image's latents carried along by the points that it shows; nothing in it is learned.
+
+    points (B, T, N, 3), valid (B, T, N), features (B, N, 16 + 1) from :func:`reference_features`, reference_latents
+    (B, 16, h, w) -> (B, F, 16 + 2, h, w). Each cell of a latent frame is the mean of the points' latents under
+    exp(-4 d²), d the distance in cells, over the frames of its group; where no point is near, it is what the reference
+    itself shows there. The last two channels say how much is covered by points now, and was in frame 0: what was and is
+    no longer has come to light behind the hand or the object.
+    """
+    height, width = reference_latents.shape[-2:]
+    xy, _, in_front = project_to_image(
+        torch.where(valid.unsqueeze(-1), points.float(), 0.0), intrinsics.float(), world_to_camera.float()
+    )
+    scale = torch.tensor([width, height], device=xy.device, dtype=xy.dtype)
+    usable = (valid & in_front & (features[..., -1] > 0).unsqueeze(1)).float()
+    where = group_frames(xy * scale, ratio).flatten(2, 3)  # (B, F, 4N, 2); the groups' padding has no weight
+    usable = group_frames(usable, ratio).flatten(2, 3)
+    v, u = torch.meshgrid(
+        torch.arange(height, device=xy.device) + 0.5, torch.arange(width, device=xy.device) + 0.5, indexing="ij"
+    )
+    # exp(-4 d²) is a product over the axes, so that no array of cells x points is made of distances first.
+    along_x = torch.exp(-4 * (where[..., :1] - u[0]).square())  # (B, F, 4N, w)
+    along_y = torch.exp(-4 * (where[..., 1:] - v[:, 0]).square()) * usable.unsqueeze(-1)
+    weight = (along_y.unsqueeze(-1) * along_x.unsqueeze(-2)).flatten(-2)  # (B, F, 4N, hw)
+    repeated = features[..., :-1].float().repeat(1, ratio, 1).unsqueeze(1)  # (B, 1, 4N, 16), as the groups are ordered
+    total = weight.sum(dim=2)  # (B, F, hw)
+    carried = torch.matmul(repeated.transpose(-1, -2), weight) / total.clamp(min=1e-4).unsqueeze(2)
+    covered = (total / (total + 0.1)).unsqueeze(2)
+    still = reference_latents.float().flatten(2).unsqueeze(1)
+    filled = covered * carried + (1 - covered) * still
+    grid = torch.cat([filled, covered, covered[:, :1].expand_as(covered)], dim=2)
+    return grid.unflatten(-1, (height, width))
+
+
 class InterpolateResampler(nn.Module):
     """The literal reading of the article: a linear layer, then linear interpolation of the L tokens onto the grid.
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .attention import CogVideoXDispatchAttnProcessor
 from .point_encoder import PointCloudEncoder
-from .resamplers import InterpolateResampler, RayAttentionResampler, reference_features
+from .resamplers import InterpolateResampler, RayAttentionResampler, reference_features, warp_reference
 
 RESAMPLERS = ("ray_attention", "interpolate")
 TRACKING_RANGES = ("minus_one_one", "zero_one")
@@ -47,8 +47,9 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         point_grid_channels: C, channels of the point cloud on the latent grid.
         point_dim, point_heads, point_head_dim, num_point_latents, point_self_layers, point_query_mode, num_roles:
             of the :class:`PointCloudEncoder`.
-        point_reference_features: points also carry the reference image's latents from where frame 0 sees them, so that
-            the resampled cloud brings looks along, not geometry alone. Ours, not the article's; needs tracked points.
+        point_reference_features: points also carry the reference image's latents from where frame 0 sees them, and the
+            grid gets the reference so warped as further channels (see ``warp_reference``): the cloud brings looks along,
+            not geometry alone. Ours, not the article's; needs tracked points.
         resampler: ``ray_attention`` or ``interpolate``; see ``resamplers.py``.
         resampler_heads, resampler_head_dim: of the ``ray_attention`` resampler.
         tracking_range: value range in which the VAE is given the tracking video. ``minus_one_one`` is what DaS trains
@@ -165,7 +166,8 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
             self.point_resampler = RayAttentionResampler(
                 point_dim, point_grid_channels, resampler_heads, resampler_head_dim, ratio=ratio
             )
-        self.point_patch_embed = nn.Conv2d(point_grid_channels, dim, kernel_size=patch_size, stride=patch_size)
+        grid_channels = point_grid_channels + (out_channels + 2 if point_reference_features else 0)
+        self.point_patch_embed = nn.Conv2d(grid_channels, dim, kernel_size=patch_size, stride=patch_size)
         self._init_control()
         self.set_attn_processor(CogVideoXDispatchAttnProcessor())
         if getattr(self.patch_embed, "pos_embedding", None) is not None:
@@ -255,7 +257,12 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
             seen = torch.isfinite(points).all(-1) if point_valid is None else point_valid
             features = reference_features(points, seen, intrinsics, world_to_camera, reference_latents)
         tokens, centres, valid = self.point_encoder(points, point_valid, point_entity, features)
-        return self.point_resampler(tokens, centres, valid, intrinsics, world_to_camera, size)
+        grid = self.point_resampler(tokens, centres, valid, intrinsics, world_to_camera, size)
+        if features is None:
+            return grid
+        ratio = self.config.temporal_compression_ratio
+        warped = warp_reference(points, seen, features, intrinsics, world_to_camera, reference_latents, ratio)
+        return torch.cat([grid, warped.to(grid.dtype)], dim=2)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -357,7 +364,7 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
             keep = _keep_mask(tracking_keep, conditioned)
             tracked, conditioned = video + t * keep, torch.maximum(conditioned, keep)
         if point_grid is not None:
-            expected = (batch, frames, self.config.point_grid_channels, height, width)
+            expected = (batch, frames, self.point_patch_embed.in_channels, height, width)
             if point_grid.shape != expected:
                 raise ValueError(f"point_grid: shape {tuple(point_grid.shape)}, must be {expected}")
             p = self.point_patch_embed(point_grid.flatten(0, 1).to(self.point_patch_embed.weight.dtype))
