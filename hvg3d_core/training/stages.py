@@ -57,7 +57,7 @@ def pack(config: TrainConfig, pipeline_folder: Path, target: Path) -> None:
         "width": config.video.width,
         "height": config.video.height,
         "num_frames": config.video.num_frames,
-        "num_inference_steps": 12,
+        "num_inference_steps": 3,
         "guidance_scale": 1.0,
     }
     (target / "hvg3d.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
