@@ -47,9 +47,9 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         point_grid_channels: C, channels of the point cloud on the latent grid.
         point_dim, point_heads, point_head_dim, num_point_latents, point_self_layers, point_query_mode, num_roles:
             of the :class:`PointCloudEncoder`.
-        point_reference_features: points also carry the reference image's latents from where frame 0 sees them, and the
-            grid gets the reference so warped as further channels (see ``warp_reference``): the cloud brings looks along,
-            not geometry alone. Ours, not the article's; needs tracked points.
+        point_reference_features: points also carry the reference image's latents from where frame 0 sees them, and
+            the grid gets the reference so warped as further channels (see ``warp_reference``): the cloud brings looks
+            along, not geometry alone. Ours, not the article's; needs tracked points.
         resampler: ``ray_attention`` or ``interpolate``; see ``resamplers.py``.
         resampler_heads, resampler_head_dim: of the ``ray_attention`` resampler.
         tracking_range: value range in which the VAE is given the tracking video. ``minus_one_one`` is what DaS trains
