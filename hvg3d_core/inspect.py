@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -110,8 +110,11 @@ def _short(value: object, limit: int = 160) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def contact_sheet(clip: Clip, frames: int = 6) -> Image.Image:
-    """One RGB picture: columns are frames; rows are the reference, masks, visible points, tracks, tracking video."""
+def contact_sheet(clip: Clip, frames: int = 6, videos: Mapping[str, np.ndarray] | None = None) -> Image.Image:
+    """One RGB picture: columns are frames; rows are the reference, masks, visible points, tracks, tracking video.
+
+    ``videos`` (T' x H' x W' x 3 uint8 by label, any length and size) get a row each, at the same moments of the shot.
+    """
     if frames < 1:
         raise ClipError(f"frames: {frames}; at least 1 column is needed")
     time = resample_indices(clip.num_frames, min(frames, clip.num_frames))
@@ -128,6 +131,10 @@ def contact_sheet(clip: Clip, frames: int = 6) -> Image.Image:
         ("tracks", [_track_cell(backdrop, clip, int(t)) for t in time]),
         ("tracking\nvideo", [Image.fromarray(_pixels(v, size)) for v in video]),
     ]
+    for label, frames_of in (videos or {}).items():
+        moments = (time * (len(frames_of) - 1) / max(1, clip.num_frames - 1)).round().astype(int)
+        cells = [Image.fromarray(v).resize(size, Image.Resampling.BICUBIC) for v in frames_of[moments]]
+        rows.append((label, cells))
     return _assemble(clip, rows, time, size)
 
 

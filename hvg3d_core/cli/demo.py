@@ -126,7 +126,8 @@ def run_demo(out: Path, *, seed: int, model: str, shipped_clip: bool) -> None:
         real, fps = read_video(out / "real.mp4")
         scene, _ = read_video(scene_video)
         write_mp4(out / "compare.mp4", side_by_side(scene, real), fps)
-        result_sheet(scene, real, out / "contact_sheet.png", clip_path)
+        videos = {"Blender\nscene": scene, "generated": real}
+        contact_sheet(load_clip(clip_path), videos=videos).save(out / "contact_sheet.png")
     timings = scene_folder / "timings.json"
     typer.echo("\nwhere the time went:")
     typer.echo(clock.table())
@@ -137,21 +138,3 @@ def run_demo(out: Path, *, seed: int, model: str, shipped_clip: bool) -> None:
     typer.echo(f"\nvideo:         {(out / 'real.mp4').resolve()}")
     typer.echo(f"side by side:  {(out / 'compare.mp4').resolve()}")
     typer.echo(f"contact sheet: {(out / 'contact_sheet.png').resolve()}")
-
-
-def result_sheet(scene: np.ndarray, real: np.ndarray, target: Path, clip_path: Path, columns: int = 6) -> None:
-    """The clip's own contact sheet, and below it scene and result at the same moments."""
-    sheet = contact_sheet(load_clip(clip_path), frames=columns)
-    moments = np.linspace(0, len(real) - 1, columns).round().astype(int)
-    scene = scene[resample_indices(len(scene), len(real))]
-    cell_width = sheet.width // columns
-    cell_height = round(cell_width * real.shape[1] / real.shape[2])
-    whole = Image.new("RGB", (sheet.width, sheet.height + 2 * (cell_height + 20)), (24, 24, 24))
-    whole.paste(sheet, (0, 0))
-    for row, (caption, video) in enumerate((("Blender scene", scene), ("generated", real))):
-        y = sheet.height + row * (cell_height + 20)
-        ImageDraw.Draw(whole).text((6, y + 4), caption, fill=(235, 235, 235))
-        for column, moment in enumerate(moments):
-            picture = Image.fromarray(video[moment]).resize((cell_width, cell_height), Image.Resampling.BICUBIC)
-            whole.paste(picture, (column * cell_width, y + 20))
-    whole.save(target)
