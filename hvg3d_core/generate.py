@@ -17,7 +17,7 @@ from PIL import Image
 
 from . import __version__
 from .checkpoints.registry import ModelEntry, find_model, list_models
-from .conditions import Clip, check_frame_count, network_inputs
+from .conditions import Clip, check_frame_count, fit_size, network_inputs
 from .pipelines import HVG3DImageToVideoPipeline
 from .video import write_mp4
 
@@ -73,12 +73,10 @@ def load_model(name: str = "nano", device: str | None = None) -> GenerationModel
 def reference_image(clip: Clip, width: int, height: int, view: int = 0) -> Image.Image:
     """The clip's first frame at the model's size, cropped about the centre as the cameras are."""
     image = Image.open(io.BytesIO(clip.views[view].reference)).convert("RGB")
-    scale = max(width / image.width, height / image.height)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    if image.size != size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return image.crop((left, top, left + width, top + height))
+    left, top, right, bottom = fit_size(image.width, image.height, width, height).box()
+    # Rounding may put the far edges a hair outside, which Pillow refuses.
+    box = (left, top, min(right, image.width), min(bottom, image.height))
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 
 def generate(
