@@ -68,38 +68,48 @@ def warp_reference(
     world_to_camera: Tensor,
     reference_latents: Tensor,
     ratio: int = 4,
+    per_frame: bool = False,
 ) -> Tensor:
     """The reference image's latents carried along by the points that it shows; nothing in it is learned.
 
     points (B, T, N, 3), valid (B, T, N), features (B, N, 16 + 1) from :func:`reference_features`, reference_latents
-    (B, 16, h, w) -> (B, F, 16 + 2, h, w). Each cell of a latent frame is the mean of the points' latents under
-    exp(-4 d²), d the distance in cells, over the frames of its group; where no point is near, it is what the reference
-    itself shows there. The last two channels say how much is covered by points now, and was in frame 0: what was and is
-    no longer has come to light behind the hand or the object.
+    (B, 16, h, w) -> (B, F, warp_channels(16, ratio, per_frame), h, w). Each cell is the mean of the points' latents
+    under exp(-4 d²), d the distance in cells; where no point is near, it is what the reference itself shows there. One
+    more channel says how much is covered by points, and a last one how much was in frame 0: what was and is no longer
+    has come to light behind the hand or the object.
+
+    A latent frame stands for a group of ``ratio`` frames. They are averaged, or, ``per_frame``, each has channels
+    of its own, so that fast motion within the group stays sharp; the group of frame 0 then has it ``ratio`` times.
     """
     height, width = reference_latents.shape[-2:]
     xy, _, in_front = project_to_image(
         torch.where(valid.unsqueeze(-1), points.float(), 0.0), intrinsics.float(), world_to_camera.float()
     )
-    scale = torch.tensor([width, height], device=xy.device, dtype=xy.dtype)
     usable = (valid & in_front & (features[..., -1] > 0).unsqueeze(1)).float()
-    where = group_frames(xy * scale, ratio).flatten(2, 3)  # (B, F, 4N, 2); the groups' padding has no weight
-    usable = group_frames(usable, ratio).flatten(2, 3)
-    v, u = torch.meshgrid(
-        torch.arange(height, device=xy.device) + 0.5, torch.arange(width, device=xy.device) + 0.5, indexing="ij"
-    )
-    # exp(-4 d²) is a product over the axes, so that no array of cells x points is made of distances first.
-    along_x = torch.exp(-4 * (where[..., :1] - u[0]).square())  # (B, F, 4N, w)
-    along_y = torch.exp(-4 * (where[..., 1:] - v[:, 0]).square()) * usable.unsqueeze(-1)
-    weight = (along_y.unsqueeze(-1) * along_x.unsqueeze(-2)).flatten(-2)  # (B, F, 4N, hw)
-    repeated = features[..., :-1].float().repeat(1, ratio, 1).unsqueeze(1)  # (B, 1, 4N, 16), as the groups are ordered
-    total = weight.sum(dim=2)  # (B, F, hw)
-    carried = torch.matmul(repeated.transpose(-1, -2), weight) / total.clamp(min=1e-4).unsqueeze(2)
-    covered = (total / (total + 0.1)).unsqueeze(2)
-    still = reference_latents.float().flatten(2).unsqueeze(1)
-    filled = covered * carried + (1 - covered) * still
-    grid = torch.cat([filled, covered, covered[:, :1].expand_as(covered)], dim=2)
-    return grid.unflatten(-1, (height, width))
+    u = torch.arange(width, device=xy.device) + 0.5
+    v = torch.arange(height, device=xy.device) + 0.5
+    # exp(-4 d²) is a product over the axes, so the sum over points is a matrix product and no array of cells x points
+    # is ever made.
+    along_x = torch.exp(-4 * (xy[..., :1] * width - u).square())  # (B, T, N, w)
+    along_y = torch.exp(-4 * (xy[..., 1:] * height - v).square()) * usable.unsqueeze(-1)  # (B, T, N, h)
+    carried = torch.cat([features[..., :-1].float(), torch.ones_like(features[..., -1:])], dim=-1)  # (B, N, 16 + 1)
+    rows = carried.transpose(1, 2)[:, None, :, None] * along_y.transpose(2, 3).unsqueeze(2)  # (B, T, 16 + 1, h, N)
+    sums = torch.matmul(rows.flatten(2, 3), along_x).unflatten(2, (-1, height))  # (B, T, 16 + 1, h, w)
+    if not per_frame:
+        sums = group_frames(sums, ratio).sum(dim=2)
+    total = sums[:, :, -1:]
+    covered = total / (total + 0.1)
+    still = reference_latents.float().unsqueeze(1)
+    filled = covered * sums[:, :, :-1] / total.clamp(min=1e-4) + (1 - covered) * still
+    grid = torch.cat([filled, covered], dim=2)
+    if per_frame:
+        grid = torch.cat([grid[:, :1]] * (ratio - 1) + [grid], dim=1).unflatten(1, (-1, ratio)).flatten(2, 3)
+    return torch.cat([grid, covered[:, :1].expand(-1, grid.shape[1], -1, -1, -1)], dim=2)
+
+
+def warp_channels(latent_channels: int, ratio: int, per_frame: bool) -> int:
+    """How many channels :func:`warp_reference` makes."""
+    return (latent_channels + 1) * (ratio if per_frame else 1) + 1
 
 
 class InterpolateResampler(nn.Module):

@@ -26,15 +26,22 @@ from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
 
 from .attention import CogVideoXDispatchAttnProcessor
+from .injection import ControlState, InjectionMixin
 from .point_encoder import PointCloudEncoder
-from .resamplers import InterpolateResampler, RayAttentionResampler, reference_features, warp_reference
+from .resamplers import (
+    InterpolateResampler,
+    RayAttentionResampler,
+    reference_features,
+    warp_channels,
+    warp_reference,
+)
 
 RESAMPLERS = ("ray_attention", "interpolate")
 TRACKING_RANGES = ("minus_one_one", "zero_one")
 CONTROL_MODULES = ("control_blocks", "zero", "fuse", "point_encoder", "point_resampler", "point_patch_embed")
 
 
-class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
+class HVG3DTransformer3DModel(InjectionMixin, CogVideoXTransformer3DModel):
     """CogVideoX-I2V's transformer and a control branch on 3D tracking and point clouds.
 
     Beyond the arguments of ``CogVideoXTransformer3DModel``:
@@ -44,12 +51,15 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         chain_through_zero: each copy reads what its predecessor's zero convolution gave, not what the predecessor
             gave. True is DaS.
         share_text_stream: copies read the base's text tokens after the matching block, and drop their own. True is DaS.
+        point_cloud: False leaves out everything that reads points, as in DaS: ``fuse`` is then a D x D layer on h + t.
         point_grid_channels: C, channels of the point cloud on the latent grid.
         point_dim, point_heads, point_head_dim, num_point_latents, point_self_layers, point_query_mode, num_roles:
             of the :class:`PointCloudEncoder`.
         point_reference_features: points also carry the reference image's latents from where frame 0 sees them, and
             the grid gets the reference so warped as further channels (see ``warp_reference``): the cloud brings looks
             along, not geometry alone. Ours, not the article's; needs tracked points.
+        point_reference_per_frame: the warped reference has channels for every frame of a latent frame's group, instead
+            of the group's average.
         resampler: ``ray_attention`` or ``interpolate``; see ``resamplers.py``.
         resampler_heads, resampler_head_dim: of the ``ray_attention`` resampler.
         tracking_range: value range in which the VAE is given the tracking video. ``minus_one_one`` is what DaS trains
@@ -101,6 +111,7 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         num_control_blocks: int | None = None,
         chain_through_zero: bool = False,
         share_text_stream: bool = False,
+        point_cloud: bool = True,
         point_grid_channels: int = 16,
         point_dim: int = 768,
         point_heads: int = 12,
@@ -110,6 +121,7 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         point_query_mode: str = "fps_first_frame",
         num_roles: int = 4,
         point_reference_features: bool = False,
+        point_reference_per_frame: bool = False,
         resampler: str = "ray_attention",
         resampler_heads: int = 8,
         resampler_head_dim: int = 32,
@@ -147,27 +159,30 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         )
         # A 1x1 convolution over tokens is a Linear: (D, D, 1) weights of a Conv1d are these with the last axis dropped.
         self.zero = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_control_blocks))
-        self.fuse = nn.Linear(2 * dim, dim)
-        self.point_encoder = PointCloudEncoder(
-            dim=point_dim,
-            heads=point_heads,
-            head_dim=point_head_dim,
-            num_latents=num_point_latents,
-            num_self_layers=point_self_layers,
-            num_roles=num_roles,
-            query_mode=point_query_mode,
-            feature_channels=out_channels + 1 if point_reference_features else 0,
-        )
-        ratio = temporal_compression_ratio
-        self.point_resampler: nn.Module
-        if resampler == "interpolate":
-            self.point_resampler = InterpolateResampler(point_dim, point_grid_channels, ratio)
-        else:
-            self.point_resampler = RayAttentionResampler(
-                point_dim, point_grid_channels, resampler_heads, resampler_head_dim, ratio=ratio
+        self.fuse = nn.Linear(2 * dim if point_cloud else dim, dim)
+        self.point_encoder = self.point_resampler = self.point_patch_embed = None
+        if point_cloud:
+            self.point_encoder = PointCloudEncoder(
+                dim=point_dim,
+                heads=point_heads,
+                head_dim=point_head_dim,
+                num_latents=num_point_latents,
+                num_self_layers=point_self_layers,
+                num_roles=num_roles,
+                query_mode=point_query_mode,
+                feature_channels=out_channels + 1 if point_reference_features else 0,
             )
-        grid_channels = point_grid_channels + (out_channels + 2 if point_reference_features else 0)
-        self.point_patch_embed = nn.Conv2d(grid_channels, dim, kernel_size=patch_size, stride=patch_size)
+            ratio = temporal_compression_ratio
+            if resampler == "interpolate":
+                self.point_resampler = InterpolateResampler(point_dim, point_grid_channels, ratio)
+            else:
+                self.point_resampler = RayAttentionResampler(
+                    point_dim, point_grid_channels, resampler_heads, resampler_head_dim, ratio=ratio
+                )
+            grid_channels = point_grid_channels
+            if point_reference_features:
+                grid_channels += warp_channels(out_channels, ratio, point_reference_per_frame)
+            self.point_patch_embed = nn.Conv2d(grid_channels, dim, kernel_size=patch_size, stride=patch_size)
         self._init_control()
         self.set_attn_processor(CogVideoXDispatchAttnProcessor())
         if getattr(self.patch_embed, "pos_embedding", None) is not None:
@@ -185,7 +200,8 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
             nn.init.zeros_(self.fuse.weight)
         else:
             nn.init.eye_(self.fuse.weight[:, :dim])
-            nn.init.normal_(self.fuse.weight[:, dim:], std=0.5 / math.sqrt(dim))
+            if self.config.point_cloud:
+                nn.init.normal_(self.fuse.weight[:, dim:], std=0.5 / math.sqrt(dim))
 
     @classmethod
     def from_transformer(
@@ -206,8 +222,8 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
             weights.update({f"control_blocks.{i}.{k}": v for k, v in block.items()})
         copies = {k: (v.float() if v.dtype == torch.float64 else v).detach().clone() for k, v in weights.items()}
         model.load_state_dict(copies, strict=False, assign=True)
-        for name in CONTROL_MODULES[1:]:
-            module = getattr(model, name).to_empty(device=transformer.device)
+        for fresh in model.control_modules()[1:]:
+            module = fresh.to_empty(device=transformer.device)
             for part in module.modules():
                 if hasattr(part, "reset_parameters"):
                     part.reset_parameters()
@@ -220,7 +236,11 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
 
     def control_parameters(self) -> list[nn.Parameter]:
         """Parameters of the control branch: what is trained."""
-        return [p for name in CONTROL_MODULES for p in getattr(self, name).parameters()]
+        return [p for module in self.control_modules() for p in module.parameters()]
+
+    def control_modules(self) -> list[nn.Module]:
+        """The parts of the control branch that this configuration has, ``control_blocks`` first."""
+        return [module for name in CONTROL_MODULES if (module := getattr(self, name)) is not None]
 
     def freeze_base(self) -> None:
         """Only the control branch asks for gradients from here on."""
@@ -245,6 +265,7 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         units of points; size = latent (h, w), default the config's; reference_latents (B, 16, h, w) of the first frame,
         as the base network gets them, where the config has ``point_reference_features`` -> (B, F, C, h, w).
         """
+        self._check_point_cloud("points")
         if points.ndim != 4 or points.shape[-1] != 3:
             raise ValueError(f"points: shape {tuple(points.shape)}, must be (B, T, N, 3)")
         size = size or (self.config.sample_height, self.config.sample_width)
@@ -260,8 +281,16 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         grid = self.point_resampler(tokens, centres, valid, intrinsics, world_to_camera, size)
         if features is None:
             return grid
-        ratio = self.config.temporal_compression_ratio
-        warped = warp_reference(points, seen, features, intrinsics, world_to_camera, reference_latents, ratio)
+        warped = warp_reference(
+            points,
+            seen,
+            features,
+            intrinsics,
+            world_to_camera,
+            reference_latents,
+            self.config.temporal_compression_ratio,
+            self.config.point_reference_per_frame,
+        )
         return torch.cat([grid, warped.to(grid.dtype)], dim=2)
 
     @apply_lora_scale("attention_kwargs")
@@ -305,25 +334,34 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
             conditions = (points, point_entity, point_valid, intrinsics, world_to_camera, (height, width), reference)
             point_grid = self._checkpointed(self.encode_point_cloud, *conditions)
         use_control = control_scale != 0 and (tracking_latents is not None or point_grid is not None)
+        injection = None
         if use_control:
             control, active = self._start_control(
                 video, encoder_hidden_states, hidden_states, tracking_latents, point_grid, tracking_keep, points_keep
             )
-            scale = control_scale if active is None else control_scale * active
-            control_text = text
+            injection = ControlState(
+                self.control_blocks,
+                self.zero,
+                control,
+                text,
+                control_scale if active is None else control_scale * active,
+                (temb, image_rotary_emb, attention_kwargs),
+                self._checkpointed,
+                share_text_stream=self.config.share_text_stream,
+                chain_through_zero=self.config.chain_through_zero,
+            )
 
-        for i, block in enumerate(self.transformer_blocks):
-            video, text = self._checkpointed(block, video, text, temb, image_rotary_emb, attention_kwargs)
-            if use_control and i < len(self.control_blocks):
-                if self.config.share_text_stream:
-                    control_text = text
-                control, control_text = self._checkpointed(
-                    self.control_blocks[i], control, control_text, temb, image_rotary_emb, attention_kwargs
-                )
-                residual = self.zero[i](control)
-                if self.config.chain_through_zero:
-                    control = residual
-                video = video + scale * residual
+        in_blocks = self._injection_slot is not None  # a cache is on: see injection.py
+        if in_blocks:
+            self._injection_slot.state = injection
+        try:
+            for i, block in enumerate(self.transformer_blocks):
+                video, text = self._checkpointed(block, video, text, temb, image_rotary_emb, attention_kwargs)
+                if injection is not None and not in_blocks:
+                    video = injection(i, video, text)
+        finally:
+            if in_blocks:
+                self._injection_slot.state = None
 
         video = self.proj_out(self.norm_out(self.norm_final(video), temb=temb))
         p = self.config.patch_size
@@ -353,7 +391,7 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
         condition at all (None: all of them)."""
         batch, frames, _, height, width = hidden_states.shape
         conditioned = torch.zeros(batch, 1, 1, dtype=video.dtype, device=video.device)
-        tracked, points = video, torch.zeros_like(video)
+        tracked, points = video, None
         if tracking_latents is not None:
             if tracking_latents.shape != hidden_states.shape:
                 raise ValueError(
@@ -364,6 +402,7 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
             keep = _keep_mask(tracking_keep, conditioned)
             tracked, conditioned = video + t * keep, torch.maximum(conditioned, keep)
         if point_grid is not None:
+            self._check_point_cloud("point_grid")
             expected = (batch, frames, self.point_patch_embed.in_channels, height, width)
             if point_grid.shape != expected:
                 raise ValueError(f"point_grid: shape {tuple(point_grid.shape)}, must be {expected}")
@@ -371,8 +410,15 @@ class HVG3DTransformer3DModel(CogVideoXTransformer3DModel):
             p = p.flatten(2).transpose(1, 2).reshape(batch, -1, p.shape[1])  # (B, F h/p w/p, D), as patch_embed orders
             keep = _keep_mask(points_keep, conditioned)
             points, conditioned = p * keep, torch.maximum(conditioned, keep)
-        control = self.fuse(torch.cat([tracked, points.to(video.dtype)], dim=-1))
+        if self.config.point_cloud:
+            points = torch.zeros_like(video) if points is None else points.to(video.dtype)
+            tracked = torch.cat([tracked, points], dim=-1)
+        control = self.fuse(tracked)
         return control, None if tracking_keep is None and points_keep is None else conditioned
+
+    def _check_point_cloud(self, name: str) -> None:
+        if not self.config.point_cloud:
+            raise ValueError(f"{name}: this model takes no point cloud (point_cloud is false); leave it out")
 
     def _checkpointed(self, function: Any, *args: Any) -> Any:
         """``function(*args)``, recomputed in the backward pass where gradient checkpointing is on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..conditions import Clip, network_inputs
-from .augment import mirror, reverse
+from .augment import mirror, recolour, reverse, zoom
 from .config import TrainConfig, VideoConfig
 from .dataset import Sample, find_samples
 from .losses import latent_mask
@@ -55,11 +56,16 @@ def encode_sample(
 
 
 def variants(sample: Sample, video: VideoConfig, augment: bool) -> list[tuple[Clip, np.ndarray]]:
-    """The clip itself and, for training, its mirrored and reversed twin."""
+    """The clip itself and, for training, three twins: played backwards and mirrored, and each of the two alone with
+    another section and light. What is random in them follows from the sample's name."""
     clip, frames = sample.clip(), sample.frames(video.width, video.height)
     found = [(clip, frames)]
     if augment:
+        rng = np.random.default_rng(zlib.crc32(sample.name.encode()))
         found.append(mirror(*reverse(clip, frames)))
+        for twin in (mirror(clip, frames), reverse(clip, frames)):
+            closer, closer_frames = zoom(*twin, rng)
+            found.append((closer, recolour(closer_frames, rng)))
     return found
 
 

@@ -4,12 +4,12 @@
 import pytest
 import torch
 
-from hvg3d_core.models.resamplers import reference_features, warp_reference
+from hvg3d_core.models.resamplers import reference_features, warp_channels, warp_reference
 
 HEIGHT, WIDTH, FRAMES = 8, 12, 9
 
 
-def scene(shift: float, valid: bool = True):
+def scene(shift: float, valid: bool = True, per_frame: bool = False):
     """A plane of points at depth 2 over the left third of the image, which frame by frame moves right by ``shift``."""
     generator = torch.Generator().manual_seed(0)
     uv = torch.rand(1, 1, 400, 2, generator=generator) * torch.tensor([1 / 3, 1.0])
@@ -22,7 +22,7 @@ def scene(shift: float, valid: bool = True):
     reference[..., : WIDTH // 3] += 5.0  # what the points carry differs from the rest
     mask = torch.full((1, FRAMES, 400), valid)
     features = reference_features(points, mask, intrinsics, pose, reference)
-    return warp_reference(points, mask, features, intrinsics, pose, reference), reference
+    return warp_reference(points, mask, features, intrinsics, pose, reference, per_frame=per_frame), reference
 
 
 def test_without_points_it_is_the_reference_in_every_frame():
@@ -50,6 +50,26 @@ def test_points_that_move_take_their_looks_along():
     assert covered[:, 0].max() < 0.1
     assert covered_first[:, 0].min() > 0.5
     assert covered_first[:, -1].max() < 0.01
+
+
+def test_per_frame_every_frame_of_a_group_has_its_own_channels():
+    warped, _ = scene(2 / 3, per_frame=True)
+    assert warped.shape == (1, 3, warp_channels(16, 4, True), HEIGHT, WIDTH)
+    frames = warped[0, :, :-1].unflatten(1, (4, 17))  # F x 4 x (16 + covered) x h x w
+    covered = frames[:, :, 16].flatten(0, 1)[3:].mean(dim=1)  # T x w
+    centre = (covered * (torch.arange(WIDTH) + 0.5)).sum(-1) / covered.sum(-1)
+    expected = WIDTH * (1 / 6 + 2 / 3 * torch.arange(FRAMES) / (FRAMES - 1))  # one cell a frame
+    assert torch.allclose(centre[1:-1], expected[1:-1], atol=0.1)  # at the ends a part lies outside
+    assert torch.equal(frames[0, 0], frames[0, 3])  # the group of frame 0 has it four times
+
+
+def test_points_at_rest_are_the_same_per_frame_and_on_average():
+    per_frame, _ = scene(0.0, per_frame=True)
+    average, _ = scene(0.0)
+    frames = per_frame[:, :, :-1].unflatten(2, (4, 17))
+    inside = (..., slice(1, -1), slice(0, WIDTH // 3 - 1))
+    for i in range(4):
+        assert torch.allclose(frames[:, :, i, :16][inside], average[:, :, :16][inside], atol=0.3)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

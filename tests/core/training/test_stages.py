@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from hvg3d_core.conditions import ClipError, load_clip, network_inputs
+from hvg3d_core.conditions import ClipError, load_clip, network_inputs, project
 from hvg3d_core.evaluation.heldout import evaluate
 from hvg3d_core.generate import Cancelled, GenerationRequest, generate, load_model, write_result
-from hvg3d_core.training.augment import mirror, reverse
+from hvg3d_core.training.augment import mirror, recolour, reverse, zoom
 from hvg3d_core.training.cache import load_cache
 from hvg3d_core.training.dataset import find_samples, load_frames
 from hvg3d_core.training.stages import STAGES, run_stage
@@ -55,6 +55,7 @@ num_point_latents = 8
 resampler_heads = 2
 resampler_head_dim = 16
 point_reference_features = true
+point_reference_per_frame = true
 """
 
 
@@ -69,11 +70,11 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_cache_holds_a_clip_and_its_twin(run):
+def test_cache_holds_a_clip_and_its_three_twins(run):
     cache = load_cache(run / "out" / "cache")
-    assert len(cache) == 4
-    assert cache.tensors["latents"].shape == (4, 3, 16, 4, 6)
-    assert cache.tensors["mask"].shape == (4, 3, 4, 6)
+    assert len(cache) == 8
+    assert cache.tensors["latents"].shape == (8, 3, 16, 4, 6)
+    assert cache.tensors["mask"].shape == (8, 3, 4, 6)
     assert all(torch.isfinite(t.float()).all() for t in cache.tensors.values())
     assert cache.prompts[0] == "a right hand moves a box"
 
@@ -83,8 +84,8 @@ def test_cache_takes_in_clips_that_came_later(run):
     write_dataset(run / "data" / "train", 3)
     run_stage("cache", str(run / "tiny.toml"), run / "data", run / "out")
     after = load_cache(run / "out" / "cache")
-    assert after.names == [*before.names, "0002", "0002"]
-    assert torch.equal(after.tensors["latents"][:4], before.tensors["latents"])
+    assert after.names == [*before.names, *["0002"] * 4]
+    assert torch.equal(after.tensors["latents"][:8], before.tensors["latents"])
 
 
 def test_packed_model_generates_and_repeats_itself(run, tmp_path):
@@ -178,3 +179,31 @@ def test_reversing_plays_backwards():
     assert np.array_equal(backwards.points[0], clip.points[-1])
     assert np.array_equal(reversed_frames[-1], frames[0])
     assert np.array_equal(backwards.views[0].masks, clip.views[0].masks[::-1])
+
+
+def test_zooming_keeps_frames_masks_and_points_together():
+    clip, _ = make_clip()
+    masks = clip.views[0].masks
+    painted = np.repeat((masks > 0)[..., None], 3, -1).astype(np.uint8) * 255
+    for seed in range(4):
+        closer, frames = zoom(clip, painted, np.random.default_rng(seed))
+        assert closer.width < clip.width
+        assert closer.width * clip.height == closer.height * clip.width
+        assert frames.shape == painted.shape
+        inputs = network_inputs(closer, width=clip.width, height=clip.height)
+        inside = frames[..., 0] > 127
+        assert np.mean((inputs.masks > 0) == inside) > 0.97
+        assert np.count_nonzero(inside) > np.count_nonzero(masks)  # closer, so it covers more
+        still = network_inputs(clip)
+        uv, _ = project(inputs.points[0], inputs.intrinsics[0], inputs.world_to_camera[0])
+        before, _ = project(still.points[0], still.intrinsics[0], still.world_to_camera[0])
+        spread = np.ptp(uv, axis=0) / np.ptp(before, axis=0)
+        assert np.allclose(spread, clip.width / closer.width, rtol=1e-3)
+
+
+def test_recolouring_is_the_same_for_every_frame():
+    frames = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, None, :, None], (3, 2, 256, 3))
+    changed = recolour(frames, np.random.default_rng(1))
+    assert (changed == changed[0, 0]).all()
+    assert not np.array_equal(changed, frames)
+    assert (np.diff(changed[0, 0].astype(int), axis=0) >= 0).all()
