@@ -68,9 +68,11 @@ class CogVideoXDispatchAttnProcessor:
         num_text = encoder_hidden_states.shape[1]
         tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         # (B, S, heads, head_dim) -> (B, heads, S, head_dim), where norms and rotary embedding are applied
-        query, key, value = (
-            proj(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2) for proj in (attn.to_q, attn.to_k, attn.to_v)
-        )
+        if attn.fused_projections:
+            projected = attn.to_qkv(tokens).chunk(3, dim=-1)
+        else:
+            projected = tuple(proj(tokens) for proj in (attn.to_q, attn.to_k, attn.to_v))
+        query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in projected)
         if attn.norm_q is not None:
             query = attn.norm_q(query)
         if attn.norm_k is not None:
