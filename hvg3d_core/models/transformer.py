@@ -223,11 +223,7 @@ class HVG3DTransformer3DModel(InjectionMixin, CogVideoXTransformer3DModel):
         copies = {k: (v.float() if v.dtype == torch.float64 else v).detach().clone() for k, v in weights.items()}
         model.load_state_dict(copies, strict=False, assign=True)
         for fresh in model.control_modules()[1:]:
-            module = fresh.to_empty(device=transformer.device)
-            for part in module.modules():
-                if hasattr(part, "reset_parameters"):
-                    part.reset_parameters()
-            module.to(transformer.dtype)
+            materialise(fresh, transformer.device).to(transformer.dtype)
         model._init_control()
         missing = [name for name, p in model.named_parameters() if p.is_meta]
         if missing:
@@ -425,6 +421,15 @@ class HVG3DTransformer3DModel(InjectionMixin, CogVideoXTransformer3DModel):
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(function, *args)
         return function(*args)
+
+
+def materialise(module: nn.Module, device: torch.device | str = "cpu") -> nn.Module:
+    """Give a module that was built on the meta device memory and freshly drawn weights."""
+    module.to_empty(device=device)
+    for part in module.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    return module
 
 
 def _keep_mask(keep: Tensor | None, like: Tensor) -> Tensor:
