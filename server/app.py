@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from server import __version__
+from server import __version__, browser
 from server.context import Context
 from server.errors import install_error_handlers
+from server.gate import BodyLimits, Gate
 from server.routes import build_router
-from server.security import Gate, HostCheck
+from server.security import HostCheck
 
 
 def create_app(context: Context) -> FastAPI:
@@ -36,11 +37,15 @@ def create_app(context: Context) -> FastAPI:
     )
     install_error_handlers(app)
     app.include_router(build_router(context))
+    app.include_router(browser.build_router(context), prefix="/v1")
+    browser.mount_page(app)
+    settings = context.settings
     app.add_middleware(
         Gate,
         token=context.token,
-        token_path=context.settings.token_path.absolute(),
-        hosts=HostCheck(context.settings.host, context.settings.allowed_hosts),
-        max_body=context.settings.max_body_bytes,
+        token_path=settings.token_path.absolute(),
+        hosts=HostCheck(settings.host, settings.allowed_hosts),
+        sessions=context.sessions,
+        body=BodyLimits(settings.max_body_bytes, settings.pause_seconds, settings.body_seconds),
     )
     return app

@@ -47,6 +47,31 @@ class Settings:
     cancel_grace_seconds: float = 60.0
     """A worker that has not stopped this long after a cancel is killed: one step of a large model takes that long."""
 
+    # what clients may use up
+    max_frames: int = 1001
+    max_points: int = 262_144
+    """Of one frame."""
+    max_tracks: int = 262_144
+    max_pixels: int = 4096 * 4096
+    """Of one picture."""
+    max_decoded_bytes: int = 4096 * MIB
+    """What a clip may take in memory, masks and reference images decompressed."""
+    min_free_bytes: int = 256 * MIB
+    """Left free on the disk, for the database and the results."""
+    max_uploads: int = 16
+    """At the same time."""
+    max_streams: int = 256
+    """Event streams open at the same time."""
+    max_connections: int = 1000
+    pause_seconds: float = 30.0
+    """A body whose next bytes take longer than this is given up."""
+    body_seconds: float = 60.0
+    """Every body that is not the upload of a clip must be here after this."""
+    # how it is reached and what it says
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    log_format: str = "text"
+
     @property
     def token_path(self) -> Path:
         return self.token_file or self.home / "token"

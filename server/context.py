@@ -6,11 +6,13 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from server.config import Settings
 from server.events import Events
 from server.files import Home
 from server.models import Models
+from server.session import Sessions
 from server.store import Store
 from server.supervisor import Supervisor
 
@@ -26,6 +28,10 @@ class Context:
     supervisor: Supervisor
     instance: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        return Sessions(self.token)
 
 
 def build_context(settings: Settings, home: Home, token: str) -> Context:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may talk to the server: the bearer token, the Host and Origin headers, and the size of bodies.
+"""Who may talk to the server: the token in its private file, and the names under which the server may be asked.
 
 The Host header is checked because of DNS rebinding: a web page that makes its own name point at 127.0.0.1 gets its
 requests through the browser, but cannot make the browser send another name than its own.
@@ -7,11 +7,9 @@ requests through the browser, but cannot make the browser send another name than
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import logging
 import os
-import re
 import secrets
 import socket
 import sys
@@ -19,15 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from server.errors import ApiError
-
 log = logging.getLogger("hvg3d.server")
 _MIN_TOKEN = 16
-_CLIP_UPLOAD = re.compile(r"/v1/clips/[^/]+")
 
 
 class TokenError(RuntimeError):
@@ -89,82 +80,3 @@ class HostCheck:
         except ValueError:
             return False
         return self._any_address or address.is_loopback
-
-
-class Gate:
-    """ASGI middleware in front of everything else: Host, Origin, token, size, in this order."""
-
-    def __init__(self, app: ASGIApp, *, token: str, token_path: Path, hosts: HostCheck, max_body: int) -> None:
-        self._app = app
-        self._token = token.encode()
-        self._token_path = token_path
-        self._hosts = hosts
-        self._max_body = max_body
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        try:
-            self._check(headers)
-            if not (scope["method"] == "PUT" and _CLIP_UPLOAD.fullmatch(scope["path"])):  # that one counts by itself
-                receive = self._bounded(headers, receive)
-            await self._app(scope, receive, send)
-        except ApiError as error:
-            extra = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-            await JSONResponse(error.body(), error.status, extra)(scope, receive, send)
-
-    def _check(self, headers: Headers) -> None:
-        host = headers.get("host", "")
-        if not self._hosts(host):
-            raise ApiError(
-                421,
-                "host_not_allowed",
-                f"this server does not answer to the name {host[:100]!r}",
-                field="Host",
-                remedy="use its address, or start it with --allow-host NAME",
-            )
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            raise ApiError(
-                403,
-                "origin_not_allowed",
-                f"a page of {origin[:100]!r} may not use this server",
-                field="Origin",
-                remedy="open the server's own page",
-            )
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        copy = f"copy it from {self._token_path} into the add-on's preferences"
-        if kind.lower() != "bearer" or not given.strip():
-            raise ApiError(
-                401,
-                "no_token",
-                f"no token: {copy}",
-                field="Authorization",
-                remedy="send the header 'Authorization: Bearer TOKEN'",
-            )
-        if not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):
-            raise ApiError(401, "wrong_token", f"wrong token: {copy}", field="Authorization", remedy=copy)
-
-    def _bounded(self, headers: Headers, receive: Receive) -> Receive:
-        error = ApiError(
-            413,
-            "body_too_large",
-            f"the body is larger than {self._max_body:,} bytes",
-            remedy="clips go to PUT /v1/clips/{sha256}; no other request is this large",
-        )
-        declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > self._max_body:
-            raise error
-        size = 0
-
-        async def bounded() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._max_body:
-                raise error
-            return message
-
-        return bounded

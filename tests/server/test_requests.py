@@ -42,7 +42,8 @@ def test_token(server: RunningServer, header: str | None, code: str, begins: str
         ("GET", "/v1/health"),
         ("GET", "/v1/openapi.json"),
         ("PUT", "/v1/clips/x"),
-        ("GET", "/nowhere"),
+        ("GET", "/v1/nowhere"),
+        ("GET", "/v1"),
     ):
         answer = httpx.request(method, server.handshake["url"] + path, headers=headers)
         error = error_of(answer, 401)
