@@ -110,7 +110,7 @@ def models() -> None:
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="vae, cache, base, control, or pack")],
+    stage: Annotated[str, typer.Argument(help="vae, cache, decoder, base, control, or pack")],
     config: Annotated[str, typer.Option(help="a TOML file, or the name of a shipped configuration")] = "nano",
     data: Annotated[Path, typer.Option(help="folder with train/ and heldout/ clips")] = Path("data/nano"),
     out: Annotated[Path, typer.Option(help="folder of this run")] = Path("data/nano/run"),

@@ -57,6 +57,14 @@ class VAEStage(StageConfig):
 
 
 @dataclass(frozen=True)
+class DecoderStage(StageConfig):
+    crop: int = 64  # pixels; the clips' whole length
+    mse_weight: float = 0.2
+    gradient_weight: float = 0.5
+    chroma_weight: float = 0.5
+
+
+@dataclass(frozen=True)
 class BaseStage(StageConfig):
     num_layers: int = 4
     num_attention_heads: int = 4
@@ -84,6 +92,7 @@ class TrainConfig:
     name: str = "nano"
     video: VideoConfig = field(default_factory=VideoConfig)
     vae: VAEStage = field(default_factory=VAEStage)
+    decoder: DecoderStage = field(default_factory=DecoderStage)
     base: BaseStage = field(default_factory=BaseStage)
     control: ControlStage = field(default_factory=ControlStage)
 

@@ -11,7 +11,7 @@ import torch
 from .config import ConfigError, TrainConfig, load_config
 
 SHIPPED_CONFIGS = Path(__file__).parent / "configs"
-STAGES = ("vae", "cache", "base", "control", "pack")
+STAGES = ("vae", "cache", "decoder", "base", "control", "pack")
 
 
 def find_config(name: str) -> TrainConfig:
@@ -30,6 +30,10 @@ def run_stage(stage: str, config_name: str, data: Path, out: Path) -> None:
         from .cache import build_cache
 
         build_cache(config, data / "train", out / "cache", out / "vae", augment=True)
+    elif stage == "decoder":
+        from .decoder import train_decoder
+
+        train_decoder(config, data / "train", out / "cache", out, data / "heldout")
     elif stage == "base":
         from .denoiser import train_base
 

@@ -2,10 +2,12 @@
 """All stages on two tiny clips, from frames to a packed model that generates; and what a broken sample does."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hvg3d_core.conditions import ClipError, load_clip, network_inputs, project
 from hvg3d_core.evaluation.heldout import evaluate
@@ -30,6 +32,11 @@ block_out_channels = [8, 8, 8, 8]
 norm_num_groups = 4
 image_batch_size = 2
 video_crop = 32
+[decoder]
+steps = 2
+crop = 32
+batch_size = 1
+warmup = 1
 [base]
 steps = 3
 warmup = 1
@@ -66,6 +73,8 @@ def run(tmp_path_factory):
     write_dataset(folder / "data" / "heldout", 1)
     (folder / "tiny.toml").write_text(CONFIG)
     for stage in STAGES:
+        if stage == "decoder":
+            shutil.copytree(folder / "out" / "vae", folder / "vae_before")
         run_stage(stage, str(folder / "tiny.toml"), folder / "data", folder / "out")
     return folder
 
@@ -77,6 +86,14 @@ def test_cache_holds_a_clip_and_its_three_twins(run):
     assert cache.tensors["mask"].shape == (8, 3, 4, 6)
     assert all(torch.isfinite(t.float()).all() for t in cache.tensors.values())
     assert cache.prompts[0] == "a right hand moves a box"
+
+
+def test_decoder_stage_leaves_the_encoder_alone(run):
+    before, after = (
+        load_file(run / name / "diffusion_pytorch_model.safetensors") for name in ("vae_before", "out/vae")
+    )
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"decoder"}
 
 
 def test_cache_takes_in_clips_that_came_later(run):
