@@ -8,17 +8,18 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from server import __version__, browser
+from server import __version__, browser, clips
 from server.context import Context
 from server.errors import install_error_handlers
 from server.gate import BodyLimits, Gate
-from server.routes import build_router
+from server.routes import ERRORS, build_router
 from server.security import HostCheck
 
 
 def create_app(context: Context) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        context.uploads.clean()
         context.supervisor.start()
         try:
             yield
@@ -37,7 +38,8 @@ def create_app(context: Context) -> FastAPI:
     )
     install_error_handlers(app)
     app.include_router(build_router(context))
-    app.include_router(browser.build_router(context), prefix="/v1")
+    for part in (clips, browser):
+        app.include_router(part.build_router(context), prefix="/v1", responses=ERRORS)
     browser.mount_page(app)
     settings = context.settings
     app.add_middleware(

@@ -15,6 +15,7 @@ from server.models import Models
 from server.session import Sessions
 from server.store import Store
 from server.supervisor import Supervisor
+from server.uploads import Uploads
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Context:
     @cached_property
     def sessions(self) -> Sessions:
         return Sessions(self.token)
+
+    @cached_property
+    def uploads(self) -> Uploads:
+        return Uploads(self.home, self.settings)
 
 
 def build_context(settings: Settings, home: Home, token: str) -> Context:

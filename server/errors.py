@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -21,9 +22,16 @@ class ApiError(HTTPException):
     """
 
     def __init__(
-        self, status: int, code: str, message: str, *, field: str | None = None, remedy: str | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(status, message)
+        super().__init__(status, message, dict(headers) if headers else None)
         self.status = status
         self.code = code
         self.message = message
@@ -32,6 +40,12 @@ class ApiError(HTTPException):
 
     def body(self) -> dict[str, Any]:
         return error_body(self.code, self.message, self.field, self.remedy)
+
+    def response(self) -> JSONResponse:
+        headers = dict(self.headers or {})
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.body(), self.status, headers)
 
 
 def error_body(code: str, message: str, field: str | None = None, remedy: str | None = None) -> dict[str, Any]:
@@ -68,7 +82,7 @@ def _validation_error(error: RequestValidationError) -> dict[str, Any]:
 def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status)
+        return error.response()
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:

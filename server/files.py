@@ -3,7 +3,7 @@
 
 home/token  server.json  server.lock  jobs.sqlite3
 home/clips/<sha256>.safetensors
-home/uploads/<random>.part            an upload under way
+home/uploads/<sha256>.<random>.part   an upload under way, or broken off (see uploads)
 home/jobs/<uuid>/attempt-<n>/         what a worker is writing
 home/jobs/<uuid>/result/              a finished attempt, renamed as a whole: it is there entirely or not at all
 home/logs/worker-<slot>.log
@@ -12,7 +12,6 @@ home/logs/worker-<slot>.log
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -20,19 +19,13 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-
-from anyio import to_thread
 
 from server.errors import ApiError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_BATCH = 1024 * 1024  # bytes hashed and written at once, in a thread
-_DRAIN = 64 * 1024 * 1024  # of a refused body that is read and thrown away, so that the client gets to read the answer
 _RENAME_TRIES = 10
-_DISK_RESERVE = 256 * 1024 * 1024  # left free for the database and the results
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -50,7 +43,7 @@ def write_private(path: Path, data: bytes) -> None:
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename inside ``folder`` survive a power cut. Windows has no such call and does it by itself."""
     if sys.platform == "win32":
         return
@@ -123,63 +116,6 @@ class Home:
             )
         return self.clips / f"{sha256}.safetensors"
 
-    async def receive_clip(
-        self, sha256: str, body: AsyncIterator[bytes], declared: int | None, limit: int
-    ) -> tuple[int, bool]:
-        """Stream an upload to disk. Returns its size in bytes and whether it is new here."""
-        path = self.clip(sha256)
-        if path.exists():
-            await _drain(body)
-            return path.stat().st_size, False
-        if declared is not None and declared > limit:
-            await _drain(body)
-            raise _too_large(declared, limit)
-        free = shutil.disk_usage(self.root).free
-        if free < (declared or 0) + _DISK_RESERVE:
-            await _drain(body)
-            raise ApiError(
-                507,
-                "disk_full",
-                f"the server's disk has only {free:,} bytes free",
-                remedy=f"free space on the disk of {self.root}",
-            )
-        part = self.uploads / f"{uuid.uuid4().hex}.part"
-        digest = hashlib.sha256()
-        size = 0
-        try:
-            with open(part, "xb") as file:
-
-                def flush(data: bytes) -> None:
-                    digest.update(data)
-                    file.write(data)
-
-                pending = bytearray()
-                async for chunk in body:
-                    size += len(chunk)
-                    if size > limit:
-                        await _drain(body)
-                        raise _too_large(size, limit)
-                    pending += chunk
-                    if len(pending) >= _BATCH:
-                        await to_thread.run_sync(flush, bytes(pending))
-                        pending.clear()
-                await to_thread.run_sync(flush, bytes(pending))
-                file.flush()
-                await to_thread.run_sync(os.fsync, file.fileno())
-            if digest.hexdigest() != sha256:
-                raise ApiError(
-                    422,
-                    "hash_mismatch",
-                    f"the body's SHA-256 is {digest.hexdigest()}, not {sha256}: it was changed or cut off on the way",
-                    field="sha256",
-                    remedy="send the clip again",
-                )
-            os.replace(part, path)
-            _sync_folder(self.clips)
-        finally:
-            part.unlink(missing_ok=True)
-        return size, True
-
     # jobs
 
     def attempt(self, job: str, attempt: int) -> Path:
@@ -207,7 +143,7 @@ class Home:
                 raise FileNotFoundError(f"the worker said it was done, but {name} is missing or empty")
             with open(path, "r+b") as file:
                 os.fsync(file.fileno())
-        _sync_folder(folder)
+        sync_folder(folder)
         for tries_left in reversed(range(_RENAME_TRIES)):
             try:
                 folder.rename(self.result(job))
@@ -216,33 +152,13 @@ class Home:
                 if not tries_left:
                     raise
                 time.sleep(0.2)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
     def discard_attempts(self, job: str) -> None:
         for folder in (self.jobs / str(uuid.UUID(job))).glob("attempt-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def clean(self) -> None:
-        """Remove what uploads and workers left when the last server died."""
-        for part in self.uploads.glob("*.part"):
-            part.unlink(missing_ok=True)
+        """Remove what workers left when the last server died."""
         for folder in self.jobs.glob("*/attempt-*"):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _too_large(size: int, limit: int) -> ApiError:
-    return ApiError(
-        413,
-        "clip_too_large",
-        f"the clip has {size:,} bytes or more, this server takes {limit:,}",
-        remedy="use fewer points or frames, or start the server with a larger --max-clip-mib",
-    )
-
-
-async def _drain(body: AsyncIterator[bytes]) -> None:
-    """Read on without keeping: a client that is still writing would otherwise see a broken pipe and no answer."""
-    size = 0
-    async for chunk in body:
-        size += len(chunk)
-        if size > _DRAIN:
-            return

@@ -16,7 +16,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ApiError
@@ -82,7 +81,7 @@ class Gate:
         except ApiError as error:
             if answer.started:
                 raise
-            await error_response(error)(scope, receive, answer)
+            await error.response()(scope, receive, answer)
 
     def _check_names(self, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -122,7 +121,7 @@ class Gate:
                 raise ApiError(
                     401, "wrong_token", f"{what}: {self._advice}", field="Authorization", remedy=self._advice
                 )
-        elif (cookie := self.cookie(headers)) and self._sessions.check(cookie) is not None:
+        elif (cookie := session_cookie(headers, self._sessions)) and self._sessions.check(cookie) is not None:
             self._check_same_site(method, headers)
             return "session"
         if public:
@@ -138,9 +137,6 @@ class Gate:
     @property
     def _advice(self) -> str:
         return f"copy it from {self._token_path} into the add-on's preferences"
-
-    def cookie(self, headers: Headers) -> str | None:
-        return session_cookie(headers, self._sessions)
 
     def _check_same_site(self, method: str, headers: Headers) -> None:
         """A cookie also comes with requests that another page of this machine had the browser send."""
@@ -231,11 +227,6 @@ def session_cookie(headers: Headers, sessions: Sessions) -> str | None:
         return None
     found = cookies.get(sessions.cookie)
     return found.value if found else None
-
-
-def error_response(error: ApiError) -> JSONResponse:
-    extra = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return JSONResponse(error.body(), error.status, extra)
 
 
 def _netloc(origin: str) -> str | None:

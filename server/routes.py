@@ -7,14 +7,13 @@ import shutil
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
 from server import __version__
 from server.context import Context
 from server.errors import ApiError
 from server.schemas import (
-    ClipView,
     ErrorBody,
     Health,
     JobCreate,
@@ -27,12 +26,12 @@ from server.schemas import (
 )
 from server.store import Job
 
-_ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (401, 403, 404, 409, 413, 421, 422)}
+ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (401, 403, 404, 409, 413, 421, 422)}
 _MEDIA = {"preview.jpg": "image/jpeg", "video.mp4": "video/mp4", "metadata.json": "application/json"}
 
 
 def build_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1", responses=_ERRORS)
+    router = APIRouter(prefix="/v1", responses=ERRORS)
     store, home, supervisor, events = context.store, context.home, context.supervisor, context.events
 
     def unknown_job(job: str) -> ApiError:
@@ -72,38 +71,6 @@ def build_router(context: Context) -> APIRouter:
     @router.get("/models")
     async def models() -> ModelList:
         return ModelList(models=[ModelView(**model) for model in context.models.all()])
-
-    @router.head("/clips/{sha256}", response_class=Response)
-    async def has_clip(sha256: str) -> Response:
-        """200 if the clip is here, 404 if it has to be uploaded."""
-        path = home.clip(sha256)
-        if not path.exists():
-            raise ApiError(
-                404,
-                "clip_not_found",
-                f"the clip {sha256} is not here",
-                field="sha256",
-                remedy="upload it with PUT /v1/clips/{sha256}",
-            )
-        return Response(headers={"X-Clip-Bytes": str(path.stat().st_size)})
-
-    @router.put(
-        "/clips/{sha256}",
-        response_model=ClipView,
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-            }
-        },
-    )
-    async def put_clip(sha256: str, request: Request, response: Response) -> ClipView:
-        """Store a clip under its hash. 201 if it is new, 200 if it was here; repeat it as often as you like."""
-        length = request.headers.get("content-length", "")
-        declared = int(length) if length.isdecimal() else None
-        size, created = await home.receive_clip(sha256, request.stream(), declared, context.settings.max_clip_bytes)
-        response.status_code = 201 if created else 200
-        return ClipView(sha256=sha256, bytes=size, created=created)
 
     @router.post("/jobs", status_code=201)
     async def create_job(body: JobCreate, response: Response) -> JobView:

@@ -60,7 +60,7 @@ def test_the_cookie_stands_for_the_token(server: RunningServer, browser: httpx.C
 
 
 def test_other_pages_cannot_use_the_cookie(server: RunningServer, browser: httpx.Client) -> None:
-    """Neither a form (no header), nor a page of another port of this machine, which SameSite takes for the same site."""
+    """Neither a form, nor a page of another port of this machine, which SameSite takes for the same site."""
     log_in(server, browser)
     body = {"position": 0}
     address = "/v1/jobs/123e4567-e89b-12d3-a456-426614174000/move"
