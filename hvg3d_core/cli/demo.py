@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -86,10 +86,9 @@ def run_demo(out: Path, *, seed: int, model: str, shipped_clip: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     scene_folder = out / "scene"
     blender = not shipped_clip and importlib.util.find_spec("bpy") is not None
-    with clock.part("start the server"):
-        server = running_server(out / "server", model=model)
-        client = server.__enter__()
-    try:
+    with ExitStack() as stack:
+        with clock.part("start the server"):
+            client = stack.enter_context(running_server(out / "server", model=model))
         if blender:
             typer.echo("building, exporting and rendering the scene in Blender ...")
             try:
@@ -120,8 +119,6 @@ def run_demo(out: Path, *, seed: int, model: str, shipped_clip: bool) -> None:
             job = run_job(client, clip_path, {"model": model, "seed": seed}, on_progress)
             download(client, job["id"], "video.mp4", out / "real.mp4")
             metadata = json.loads(download(client, job["id"], "metadata.json", out / "real.json").read_text("utf-8"))
-    finally:
-        server.__exit__(None, None, None)
     with clock.part("comparison and contact sheet"):
         real, fps = read_video(out / "real.mp4")
         scene, _ = read_video(scene_video)
