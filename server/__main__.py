@@ -19,12 +19,13 @@ import uvicorn
 
 from server import __version__
 from server.app import create_app
+from server.cleanup import describe, plan
 from server.config import MIB, Settings, default_home
 from server.context import Context, build_context
 from server.files import Home, HomeInUse, write_private
 from server.models import ModelError
 from server.security import TokenError, is_loopback, read_or_create_token
-from server.store import StoreError
+from server.store import Store, StoreError
 
 log = logging.getLogger("hvg3d.server")
 _GOODBYE_SECONDS = 5
@@ -110,6 +111,38 @@ def parse(argv: Sequence[str] | None) -> Settings:
         help="a worker that has not stopped so long after a cancel is killed (%(default)s)",
     )
     parser.add_argument("--backend", default=defaults.backend, help="module[:factory] that generates (%(default)s)")
+    workers = parser.add_argument_group("workers")
+    workers.add_argument(
+        "--workers",
+        type=int,
+        metavar="K",
+        help="worker processes (one per GPU, without a GPU one)",
+    )
+    workers.add_argument(
+        "--hang-seconds",
+        type=float,
+        default=defaults.hang_seconds,
+        metavar="SECONDS",
+        help="a worker that makes no progress for so long is killed (%(default)s)",
+    )
+    workers.add_argument(
+        "--max-crashes",
+        type=int,
+        default=defaults.max_crashes,
+        metavar="N",
+        help="so often a job whose worker died is started again (%(default)s)",
+    )
+    workers.add_argument(
+        "--max-attempts",
+        type=int,
+        default=defaults.max_attempts,
+        metavar="N",
+        help="so often a job is started in all, whatever ended it (%(default)s)",
+    )
+    room = parser.add_argument_group("clean-up (none unless asked for)")
+    room.add_argument("--keep-days", type=float, metavar="DAYS", help="remove results and unused clips that are older")
+    room.add_argument("--keep-gib", type=float, metavar="GIB", help="remove the oldest until no more than this is left")
+    room.add_argument("--dry-run", action="store_true", help="print what a clean-up would remove, and leave")
     given = parser.parse_args(argv)
     if not 0 <= given.port <= 65535:
         parser.error(f"--port {given.port}: give 0 to 65535")
@@ -117,6 +150,19 @@ def parse(argv: Sequence[str] | None) -> Settings:
         parser.error(f"--max-clip-mib {given.max_clip_mib}: give more than 0")
     if given.cancel_grace <= 0:
         parser.error(f"--cancel-grace {given.cancel_grace}: give more than 0")
+    if given.workers is not None and given.workers < 1:
+        parser.error(f"--workers {given.workers}: give 1 or more")
+    if given.hang_seconds <= 0:
+        parser.error(f"--hang-seconds {given.hang_seconds}: give more than 0")
+    if given.max_crashes < 0:
+        parser.error(f"--max-crashes {given.max_crashes}: give 0 or more")
+    if given.max_attempts < 1:
+        parser.error(f"--max-attempts {given.max_attempts}: give 1 or more")
+    for option, value in (("--keep-days", given.keep_days), ("--keep-gib", given.keep_gib)):
+        if value is not None and value < 0:
+            parser.error(f"{option} {value}: give 0 or more")
+    if given.dry_run and given.keep_days is None and given.keep_gib is None:
+        parser.error("--dry-run: give --keep-days or --keep-gib with it, to say what a clean-up may keep")
     return Settings(
         home=given.home.expanduser().absolute(),
         host=given.host,
@@ -128,10 +174,30 @@ def parse(argv: Sequence[str] | None) -> Settings:
         allowed_hosts=tuple(given.allow_host),
         max_clip_bytes=int(given.max_clip_mib * MIB),
         cancel_grace_seconds=given.cancel_grace,
+        workers=given.workers,
+        hang_seconds=given.hang_seconds,
+        max_crashes=given.max_crashes,
+        max_attempts=given.max_attempts,
+        keep_days=given.keep_days,
+        keep_bytes=None if given.keep_gib is None else int(given.keep_gib * 1024 * MIB),
+        clean_up_dry_run=given.dry_run,
     )
 
 
+def print_clean_up(settings: Settings) -> None:
+    """Also while a server is at work in this home: nothing is changed."""
+    home = Home(settings.home)
+    if not home.database.exists():
+        raise StoreError(f"{settings.home} holds no job table: give the --home of a server")
+    store = Store(home.database, read_only=True)
+    print(describe(plan(store, home, settings.keep_days, settings.keep_bytes)))
+    store.close()
+
+
 def run(settings: Settings) -> None:
+    if settings.clean_up_dry_run:
+        print_clean_up(settings)
+        return
     home = Home(settings.home)
     home.lock()
     token = read_or_create_token(settings.token_path)

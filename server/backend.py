@@ -5,13 +5,15 @@
 
 - ``list_models() -> list[dict]`` (id, title, licence, bytes, installed ...) and ``find_model(name) -> dict``, the same
   of one id or folder, or ValueError; the server calls both, so they must not import torch;
+- if it can do with less memory, ``memory_ladder() -> list[list[str]]``: lists of mode names, from all in memory (an
+  empty list) to the smallest. A job that runs out of memory is started again on the next rung;
 - the factory (``create`` unless named), called in the worker, without arguments; it returns a :class:`Backend`.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -32,8 +34,8 @@ class Backend(Protocol):
     def load_clip(self, path: Path) -> Any:
         """Raises ClipError with a message for the user."""
 
-    def load_model(self, name: str) -> Any:
-        """``name`` is an id from ``list_models`` or a folder that the operator named."""
+    def load_model(self, name: str, memory: Sequence[str]) -> Any:
+        """``name`` is an id from ``list_models`` or a folder that the operator named; ``memory`` its memory modes."""
 
     def generate(
         self,
@@ -43,7 +45,7 @@ class Backend(Protocol):
         on_progress: OnProgress,
         should_cancel: Callable[[], bool],
     ) -> Result:
-        """``request``: the fields of :class:`server.schemas.GenerationRequest` without the clip.
+        """``request``: the fields of :class:`server.schemas.GenerationRequest` without clip and memory.
 
         Once ``should_cancel()`` is true it raises, any exception, within one step.
         """
@@ -60,9 +62,11 @@ class CoreBackend:
 
         return clip_from_bytes(path.read_bytes(), f"clip {path.stem[:12]}")  # messages need not name our folders
 
-    def load_model(self, name: str) -> Any:
+    def load_model(self, name: str, memory: Sequence[str]) -> Any:
         from hvg3d_core import generate
 
+        if memory:
+            raise ValueError(f"memory: {', '.join(memory)}: this generator has no memory modes")
         return generate.load_model(name)
 
     def generate(

@@ -36,6 +36,8 @@ class Settings:
     """Load that model when the server starts, not with the first job."""
     backend: str = "server.backend"
     """``module[:factory]``, see :mod:`server.backend`."""
+    workers: int | None = None
+    """None: one per GPU, or one where there is none."""
     allowed_hosts: tuple[str, ...] = field(default=())
     """Names besides the server's own addresses that a Host header may carry."""
     max_clip_bytes: int = 1024 * MIB
@@ -44,8 +46,19 @@ class Settings:
     max_queued: int = 10_000
     max_crashes: int = 2
     """So often a job whose worker died is started again before it fails."""
+    max_attempts: int = 25
+    """So often a job is started in all, also when it was not to blame: it might be what takes the machine down."""
+    hang_seconds: float = 900.0
+    """A worker that makes no progress for so long is killed. Loading a large model from a slow disk takes minutes."""
     cancel_grace_seconds: float = 60.0
     """A worker that has not stopped this long after a cancel is killed: one step of a large model takes that long."""
+
+    keep_days: float | None = None
+    """Results that are older are removed, and clips that no job has used for so long. None: kept for ever."""
+    keep_bytes: int | None = None
+    """Results and unused clips are removed, the oldest first, until what is left is no more than this."""
+    clean_up_dry_run: bool = False
+    """Say what a clean-up would remove, and leave."""
 
     # what clients may use up
     max_frames: int = 1001

@@ -68,14 +68,3 @@ def describe_exit(code: int | None) -> str:
     if code == 0xC0000005:
         return f"exit code {code} (access violation)"
     return f"exit code {code}"
-
-
-def worker_died(code: int | None, starts: int, log: list[str]) -> dict[str, Any]:
-    memory = code == -9
-    remedy = "look at the last lines of the worker's log"
-    return failure(
-        "worker_died",
-        f"the worker process ended while generating, {starts} times; the last time with {describe_exit(code)}",
-        SMALLER if memory else remedy,
-        log,
-    )

@@ -116,6 +116,20 @@ class Home:
             )
         return self.clips / f"{sha256}.safetensors"
 
+    def touch_clip(self, sha256: str) -> None:
+        """Somebody means to use it: the clean-up leaves it alone for a while."""
+        with contextlib.suppress(OSError):
+            os.utime(self.clip(sha256))
+
+    def list_clips(self) -> list[tuple[str, float, int]]:
+        """(hash, when it was last asked for, bytes) of every clip."""
+        found = []
+        for path in self.clips.glob("*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                found.append((path.stem, status.st_mtime, status.st_size))
+        return found
+
     # jobs
 
     def attempt(self, job: str, attempt: int) -> Path:
@@ -134,8 +148,8 @@ class Home:
         folder.mkdir(mode=0o700, parents=True)
         return folder
 
-    def publish(self, job: str, attempt: int) -> None:
-        """Turn a finished attempt into the job's result, in one rename after everything is on disk."""
+    def publish(self, job: str, attempt: int) -> int:
+        """Turn a finished attempt into the job's result, in one rename after everything is on disk. Its bytes."""
         folder = self.attempt(job, attempt)
         for name in ("video.mp4", "metadata.json", "preview.jpg"):
             path = folder / name
@@ -144,6 +158,9 @@ class Home:
             with open(path, "r+b") as file:
                 os.fsync(file.fileno())
         sync_folder(folder)
+        if self.has_result(job):  # of an attempt that was taken for lost: the same request, so the same video
+            shutil.rmtree(folder, ignore_errors=True)
+            return self.result_bytes(job)
         for tries_left in reversed(range(_RENAME_TRIES)):
             try:
                 folder.rename(self.result(job))
@@ -153,10 +170,24 @@ class Home:
                     raise
                 time.sleep(0.2)
         sync_folder(folder.parent)
+        return self.result_bytes(job)
 
-    def discard_attempts(self, job: str) -> None:
-        for folder in (self.jobs / str(uuid.UUID(job))).glob("attempt-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+    def result_bytes(self, job: str) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return sum(path.stat().st_size for path in self.result(job).iterdir())
+        return 0
+
+    def remove_result(self, job: str) -> None:
+        """In one rename, so that it is never there in part; what is in the way is removed at the next start."""
+        doomed = self.jobs / str(uuid.UUID(job)) / f"attempt-removed-{uuid.uuid4().hex}"
+        with contextlib.suppress(FileNotFoundError):
+            self.result(job).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: something else is under way in there
+            doomed.parent.rmdir()
+
+    def discard_attempt(self, job: str, attempt: int) -> None:
+        shutil.rmtree(self.attempt(job, attempt), ignore_errors=True)
 
     def clean(self) -> None:
         """Remove what workers left when the last server died."""

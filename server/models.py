@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from server.backend import split_spec
 from server.errors import ApiError
+from server.retries import Ladder
 
 
 class ModelError(ValueError):
@@ -26,6 +28,8 @@ class Models:
         self.default: str = entry["id"]
         self._folder = str(Path(default).absolute()) if default != self.default else None
         self._folder_entry = entry
+        find_ladder = getattr(self._registry, "memory_ladder", None)
+        self._ladder: Ladder = find_ladder() if find_ladder is not None else ((),)
 
     def all(self) -> list[dict[str, Any]]:
         """Asked anew each time: models are installed while the server runs. Where they lie is nobody's business."""
@@ -63,3 +67,25 @@ class Models:
     def source(self, name: str) -> str:
         """What the worker loads for an id."""
         return self._folder if self._folder is not None and name == self.default else name
+
+    def check_memory(self, modes: Sequence[str] | None) -> None:
+        known = sorted({mode for rung in self._ladder for mode in rung})
+        for mode in modes or ():
+            if mode not in known:
+                raise ApiError(
+                    422,
+                    "unknown_memory_mode",
+                    f"request.memory: there is no memory mode {mode!r}",
+                    field="request.memory",
+                    remedy=f"use some of {', '.join(known)}" if known else "leave it out: this server has none",
+                )
+
+    def ladder(self, request: dict[str, Any]) -> Ladder:
+        """Memory modes to generate a request with, from what it asks for to the smallest."""
+        asked = request.get("memory")
+        if asked is None:
+            return self._ladder
+        for rung, modes in enumerate(self._ladder):
+            if set(modes) == set(asked):
+                return self._ladder[rung:]
+        return (asked,)

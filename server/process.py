@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's end of one worker process: start, messages, log, end."""
+"""The server's end of one worker process of this machine: start, messages, log, end (a WorkerHandle)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import logging
 import os
 import sys
 from collections import deque
+from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
+
+from server.failures import describe_exit
+from server.runner import Exit
 
 log = logging.getLogger("hvg3d.server")
 
@@ -31,10 +35,10 @@ class WorkerProcess:
         self._file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self._silent = False
         self._readers = [asyncio.create_task(self._read_messages()), asyncio.create_task(self._read_log())]
-        self.pid = process.pid
+        self.pid: int | None = process.pid
 
     @classmethod
-    async def start(cls, backend: str, log_path: Path) -> WorkerProcess:
+    async def start(cls, backend: str, log_path: Path, environment: Mapping[str, str]) -> WorkerProcess:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -45,7 +49,7 @@ class WorkerProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=_LINE_LIMIT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **environment},
         )
         return cls(process, log_path)
 
@@ -64,8 +68,7 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    async def end(self) -> int | None:
-        """Make sure that it is gone and everything it said is read. Returns the exit code, negative for a signal."""
+    async def end(self) -> Exit:
         with contextlib.suppress(TimeoutError):
             # One that is dying by itself is waited for: to kill it now would lose its exit code (asyncio reports 255).
             await asyncio.wait_for(self._process.wait(), _DYING_SECONDS if self._silent else 0)
@@ -74,7 +77,7 @@ class WorkerProcess:
         with contextlib.suppress(TimeoutError):  # a grandchild could hold the pipes open
             await asyncio.wait_for(asyncio.gather(*self._readers), 5)
         self._file.close()
-        return code
+        return Exit(describe_exit(code), memory=code in (-9, 137))
 
     def last_lines(self) -> list[str]:
         return list(self._lines)

@@ -103,7 +103,9 @@ def build_router(context: Context) -> APIRouter:
                 f"{context.settings.max_queued:,} jobs are queued already",
                 remedy="wait until some are finished, or cancel some",
             )
-        store.add(body.id, body.fingerprint(), {**body.request.model_dump(), "model": model}, body.label, body.client)
+        context.models.check_memory(body.request.memory)
+        request = {**body.request.model_dump(), "model": model}
+        store.add(body.id, body.fingerprint(), request, body.label, body.client, body.priority)
         events.wake()
         supervisor.wake()
         return show(body.id)
@@ -148,7 +150,7 @@ def build_router(context: Context) -> APIRouter:
 
     @router.post("/jobs/{id}/move")
     async def move_job(id: str, body: JobMove) -> JobView:
-        """Give a queued job another place in the queue."""
+        """Give a queued job another place among its client's. It takes on the priority that the place asks for."""
         job = find(id)
         if not store.move(job.id, body.position):
             raise ApiError(

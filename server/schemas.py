@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from hvg3d_core.conditions import check_frame_count
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+MemoryMode = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
 class JobState(StrEnum):
@@ -44,6 +45,9 @@ class GenerationRequest(BaseModel):
     control_scale: float = Field(1.0, ge=0, le=10, description="strength of points and tracks")
     use_points: bool = True
     use_tracking: bool = True
+    memory: list[MemoryMode] | None = Field(
+        None, max_length=8, description="memory modes to generate with; none: the server's choice, smaller when it must"
+    )
 
     @field_validator("num_frames")
     @classmethod
@@ -59,7 +63,8 @@ class JobCreate(BaseModel):
     id: str = Field(description="UUID made by the client: sent again, it is the same job")
     request: GenerationRequest
     label: str | None = Field(None, max_length=200, description="what a person calls it: scene, shot, take")
-    client: str | None = Field(None, max_length=100, description="who sent it")
+    client: str | None = Field(None, max_length=100, description="who sent it; clients take turns")
+    priority: int = Field(0, ge=-100, le=100, description="among this client's own jobs, the highest first")
 
     @field_validator("id")
     @classmethod
@@ -71,13 +76,16 @@ class JobCreate(BaseModel):
 
     def fingerprint(self) -> str:
         """Equal for two bodies that mean the same, whatever the order of their keys and the defaults they spell out."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        meaning = self.model_dump(exclude_defaults=True)  # so that a field which is added later changes nothing
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
 class JobMove(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    position: int = Field(ge=0, description="place among the queued jobs, 0 is next; beyond the end is the end")
+    position: int = Field(
+        ge=0, description="place among its client's queued jobs, 0 is next; beyond the end is the end"
+    )
 
 
 class Progress(BaseModel):
@@ -97,6 +105,20 @@ class ErrorInfo(BaseModel):
     log: list[str] = Field(default_factory=list, description="last lines of the worker's log, where they help")
 
 
+class Attempt(BaseModel):
+    """One time that a worker had the job."""
+
+    number: int
+    worker: str = Field(description="where it ran")
+    memory: list[str] = Field(description="memory modes; empty: everything as it comes")
+    started_at: float
+    ended_at: float | None
+    outcome: str | None = Field(
+        description="done, failed, cancelled, out_of_memory, died, hung, lost (not the job's fault); none: it runs"
+    )
+    reason: str | None = Field(description="in words, where it did not end well")
+
+
 class JobResult(BaseModel):
     video: str
     metadata: str
@@ -112,12 +134,16 @@ class JobView(BaseModel):
     created_at: float
     started_at: float | None
     finished_at: float | None
-    queue_position: int | None = Field(description="0 is next; none unless queued")
+    priority: int
+    queue_position: int | None = Field(description="0 is next, as it looks now; none unless queued")
     attempt: int = Field(description="how often a worker has started it")
+    attempts: list[Attempt] = Field(description="the latest, with how each ended")
     note: str | None = Field(description="why it was started again, if it was")
     progress: Progress | None
     error: ErrorInfo | None
-    result: JobResult | None
+    result: JobResult | None = Field(description="none also where the clean-up has removed it")
+    result_bytes: int | None
+    removed_at: float | None = Field(description="when the clean-up has removed the result")
 
 
 class JobList(BaseModel):
@@ -148,6 +174,7 @@ class ModelList(BaseModel):
 
 
 class WorkerView(BaseModel):
+    name: str = Field(description="the place it runs at: a process, a GPU, a node")
     state: str = Field(description="starting, idle, busy, restarting, stopped")
     pid: int | None
     job: str | None

@@ -11,56 +11,23 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.schemas import FINISHED, JobResult, JobState, JobView
-
-MIGRATIONS = (
-    """
-    CREATE TABLE jobs (
-        id TEXT PRIMARY KEY,
-        state TEXT NOT NULL,
-        rank INTEGER NOT NULL,
-        fingerprint TEXT NOT NULL,
-        request TEXT NOT NULL,
-        label TEXT,
-        client TEXT,
-        created REAL NOT NULL,
-        started REAL,
-        finished REAL,
-        attempt INTEGER NOT NULL DEFAULT 0,
-        crashes INTEGER NOT NULL DEFAULT 0,
-        progress TEXT,
-        error TEXT,
-        note TEXT
-    );
-    CREATE INDEX jobs_by_state ON jobs (state, rank);
-    CREATE INDEX jobs_by_time ON jobs (created, id);
-    CREATE TABLE events (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        created REAL NOT NULL,
-        type TEXT NOT NULL,
-        job TEXT NOT NULL,
-        data TEXT NOT NULL
-    );
-    CREATE TABLE phase_times (
-        model TEXT NOT NULL,
-        phase TEXT NOT NULL,
-        seconds REAL NOT NULL,
-        total INTEGER NOT NULL,
-        PRIMARY KEY (model, phase)
-    );
-    """,
-)
-"""One script per version of the schema; ``PRAGMA user_version`` says how many a file has been through."""
+from server.schemas import FINISHED, JobState, JobView
+from server.tables import MIGRATIONS
+from server.views import Place, job_view
 
 EVENTS_KEPT = 20_000
+ATTEMPTS_KEPT = 10
 _EVENT_ID_GAP = 1_000_000
 """Ids skipped at every start: progress events lost with the power must not have their ids given out again."""
+_QUEUE_ORDER = "priority DESC, rank, created"
+NEVER_PASSED = 1e12
+"""``passed`` of a job that a person has put where it is."""
 
 
 class StoreError(RuntimeError):
@@ -84,27 +51,56 @@ class Job:
     request: dict[str, Any]
     attempt: int
     crashes: int
+    rung: int
+    started: float | None
+
+
+@dataclass(frozen=True)
+class Share:
+    """A client with queued jobs. ``used``: worker seconds, see :mod:`server.scheduler`; ``served``: a time."""
+
+    owner: str
+    used: float
+    served: float
+    queued: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The first queued job of a client."""
+
+    id: str
+    owner: str
+    model: str
+    priority: int
+    passed: float
+    steps: int | None
 
 
 class Store:
     """Used from one thread, the event loop's: its calls take well under a millisecond, a commit one fsync."""
 
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=10)
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        name = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        self._db = sqlite3.connect(name, uri=True, isolation_level=None, timeout=10)
         self._db.row_factory = sqlite3.Row
+        self._since_trim = 0
+        self.typical_seconds = 60.0
+        """What a job has cost of late; only the places that clients are shown depend on it."""
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._migrate(path)
+            if not read_only:
+                self._db.execute("PRAGMA journal_mode = WAL")
+            self._migrate(path, read_only)
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise StoreError(
                 f"{path} cannot be read as a job table ({error}): move it away to start an empty one, "
                 "or restore it from a backup"
             ) from error
-        self._db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'events'", (_EVENT_ID_GAP,))
-        self._since_trim = 0
+        if not read_only:
+            self._db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'events'", (_EVENT_ID_GAP,))
 
-    def _migrate(self, path: Path) -> None:
+    def _migrate(self, path: Path, read_only: bool) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > len(MIGRATIONS):
             self._db.close()
@@ -112,6 +108,9 @@ class Store:
                 f"{path} has schema version {version}, written by a newer server; this one knows "
                 f"{len(MIGRATIONS)}: update it, or give another --home"
             )
+        if read_only and version < len(MIGRATIONS):
+            self._db.close()
+            raise StoreError(f"{path} is of an older version: start the server with it once")
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             self._db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
 
@@ -131,15 +130,56 @@ class Store:
 
     # jobs
 
-    def add(self, job: str, fingerprint: str, request: dict[str, Any], label: str | None, client: str | None) -> None:
+    def add(
+        self,
+        job: str,
+        fingerprint: str,
+        request: dict[str, Any],
+        label: str | None,
+        client: str | None,
+        priority: int = 0,
+    ) -> None:
+        owner = client or ""
         with self._transaction():
-            last = self._db.execute("SELECT max(rank) FROM jobs WHERE state = 'queued'").fetchone()[0] or 0
+            self._level(owner)
+            last = self._db.execute(
+                "SELECT max(rank) FROM jobs WHERE owner = ? AND state IN ('queued', 'running', 'cancelling')", (owner,)
+            ).fetchone()[0]
             self._db.execute(
-                "INSERT INTO jobs (id, state, rank, fingerprint, request, label, client, created) "
-                "VALUES (?, 'queued', ?, ?, ?, ?, ?, ?)",
-                (job, last + 1, fingerprint, json.dumps(request), label, client, time.time()),
+                "INSERT INTO jobs (id, state, rank, fingerprint, request, label, client, created, "
+                "owner, model, clip, priority) VALUES (?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(job, (last or 0) + 1, fingerprint, json.dumps(request), label, client, time.time()),
+                    *(owner, request["model"], request["clip"], priority),
+                ),
             )
             self._announce(job)
+
+    def _level(self, owner: str) -> None:
+        """Whoever comes (back) starts level with the one served least: idle time earns no credit, nor costs any."""
+        # Charges of running attempts are estimates: a client may not be held to them before they are settled.
+        settled = (
+            "SELECT {} (c.used - coalesce((SELECT sum(j.charged) FROM jobs j WHERE j.owner = c.name "
+            "AND j.state IN ('running', 'cancelling')), 0)) FROM clients c "
+        )
+        active = settled.format("min") + (
+            "WHERE c.name <> ? AND c.name IN (SELECT owner FROM tally WHERE state IN ({}) AND n > 0)"
+        )
+        floor = None
+        for states in ("'queued'", "'running', 'cancelling'"):
+            if floor is None:
+                floor = self._db.execute(active.format(states), (owner,)).fetchone()[0]
+        if floor is None and not self._owner_is_active(owner):
+            floor = self._db.execute("SELECT max(used) FROM clients").fetchone()[0]
+        self._db.execute(
+            "INSERT INTO clients (name, used) VALUES (:owner, :floor) "
+            "ON CONFLICT DO UPDATE SET used = max(used, :floor)",
+            {"owner": owner, "floor": floor or 0.0},
+        )
+
+    def _owner_is_active(self, owner: str) -> bool:
+        query = "SELECT 1 FROM tally WHERE owner = ? AND state IN ('queued', 'running', 'cancelling') AND n > 0"
+        return self._db.execute(query, (owner,)).fetchone() is not None
 
     def fingerprint(self, job: str) -> str | None:
         row = self._db.execute("SELECT fingerprint FROM jobs WHERE id = ?", (job,)).fetchone()
@@ -149,28 +189,71 @@ class Store:
         row = self._db.execute("SELECT * FROM jobs WHERE id = ?", (job,)).fetchone()
         return row and _job(row)
 
-    def take_next(self) -> Job | None:
-        """Give the first queued job to a worker."""
-        row = self._db.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY rank, created LIMIT 1").fetchone()
-        if row is None:
-            return None
-        with self._transaction():
-            self._db.execute(
-                "UPDATE jobs SET state = 'running', attempt = attempt + 1, started = coalesce(started, ?), "
-                "progress = NULL WHERE id = ?",
-                (time.time(), row["id"]),
-            )
-            self._announce(row["id"])
-        return self.get(row["id"])
-
     def unfinished(self) -> list[Job]:
         """Jobs that a worker had when the last server ended."""
-        rows = self._db.execute("SELECT * FROM jobs WHERE state IN ('running', 'cancelling') ORDER BY rank")
+        rows = self._db.execute("SELECT * FROM jobs WHERE state IN ('running', 'cancelling') ORDER BY rank, created")
         return [_job(row) for row in rows]
 
     def count(self, *states: JobState) -> int:
         marks = ", ".join("?" * len(states))
-        return self._db.execute(f"SELECT count(*) FROM jobs WHERE state IN ({marks})", states).fetchone()[0]
+        return self._db.execute(
+            f"SELECT coalesce(sum(n), 0) FROM tally WHERE state IN ({marks})", [str(state) for state in states]
+        ).fetchone()[0]
+
+    def seconds_by_client(self) -> dict[str, float]:
+        """Worker seconds that each client has had in all."""
+        return {row["name"]: row["seconds"] for row in self._db.execute("SELECT name, seconds FROM clients")}
+
+    # giving jobs to workers; who is next is the scheduler's business
+
+    def waiting_clients(self) -> list[Share]:
+        """Clients with queued jobs, the one whose turn it is first."""
+        rows = self._db.execute(
+            "SELECT name, used, served, n FROM tally JOIN clients ON name = owner "
+            "WHERE state = 'queued' AND n > 0 ORDER BY used, served, name"
+        )
+        return [Share(*row) for row in rows]
+
+    def first_waiting(self, owner: str, model: str | None = None) -> Waiting | None:
+        """The first queued job of a client, or its first one of a model."""
+        row = self._db.execute(
+            "SELECT id, owner, model, priority, passed, json_extract(request, '$.num_inference_steps') AS steps "
+            f"FROM jobs WHERE state = 'queued' AND owner = ? {'AND model = ?' if model is not None else ''} "
+            f"ORDER BY {_QUEUE_ORDER} LIMIT 1",
+            (owner,) if model is None else (owner, model),
+        ).fetchone()
+        return row and Waiting(*row)
+
+    def take(self, job: Waiting, charge: float, worker: str, passed: str | None = None) -> Job:
+        """Give a queued job to a worker. ``charge``: estimated seconds; ``passed``: id of the job that it overtakes."""
+        now = time.time()
+        row = self._db.execute("SELECT attempt, attempts FROM jobs WHERE id = ?", (job.id,)).fetchone()
+        attempts = json.loads(row["attempts"])
+        attempts.append(
+            {"number": row["attempt"] + 1, "worker": worker, "memory": [], "started_at": now}
+            | {"ended_at": None, "outcome": None, "reason": None}
+        )
+        with self._transaction():
+            self._db.execute(
+                "UPDATE jobs SET state = 'running', attempt = attempt + 1, started = coalesce(started, ?), "
+                "progress = NULL, charged = ?, attempts = ? WHERE id = ?",
+                (now, charge, json.dumps(attempts[-ATTEMPTS_KEPT:]), job.id),
+            )
+            self._db.execute("UPDATE clients SET used = used + ?, served = ? WHERE name = ?", (charge, now, job.owner))
+            if passed is not None:
+                self._db.execute("UPDATE jobs SET passed = passed + ? WHERE id = ?", (charge, passed))
+            self._announce(job.id)
+        taken = self.get(job.id)
+        assert taken is not None
+        return taken
+
+    def set_memory(self, job: str, memory: Sequence[str]) -> None:
+        """Note the memory modes of the attempt that begins."""
+        with self._transaction(durable=False):
+            self._db.execute(
+                "UPDATE jobs SET attempts = json_set(attempts, '$[#-1].memory', json(?)) WHERE id = ?",
+                (json.dumps(list(memory)), job),
+            )
 
     def set_state(
         self,
@@ -181,12 +264,33 @@ class Store:
         note: str | None = None,
         crashed: bool = False,
         progress: dict[str, Any] | None = None,
+        outcome: str | None = None,
+        reason: str | None = None,
+        seconds: float = 0.0,
+        rung: int | None = None,
+        result_bytes: int | None = None,
     ) -> None:
-        """Move a job to ``state``. A note or an error replaces the one before; ``crashed`` counts one lost worker."""
+        """Move a job to ``state``. A note or an error replaces the one before; ``crashed`` counts one lost worker.
+
+        ``outcome`` ends the running attempt, with its ``reason`` and the ``seconds`` that its client is charged.
+        """
         with self._transaction():
+            if outcome is not None:
+                self._db.execute(
+                    "UPDATE clients SET used = used + :seconds - (SELECT charged FROM jobs WHERE id = :id), "
+                    "seconds = seconds + :seconds WHERE name = (SELECT owner FROM jobs WHERE id = :id)",
+                    {"id": job, "seconds": seconds},
+                )
+                self._db.execute(
+                    "UPDATE jobs SET charged = 0, attempts = json_set(attempts, '$[#-1].ended_at', ?, "
+                    "'$[#-1].outcome', ?, '$[#-1].reason', ?) WHERE id = ? AND attempts <> '[]'",
+                    (time.time(), outcome, reason, job),
+                )
+                if outcome == "done" and seconds > 0:
+                    self.typical_seconds += 0.2 * (seconds - self.typical_seconds)
             self._db.execute(
                 "UPDATE jobs SET state = :state, error = :error, note = coalesce(:note, note), "
-                "crashes = crashes + :crashed, finished = :finished, "
+                "crashes = crashes + :crashed, finished = :finished, rung = coalesce(:rung, rung), bytes = :bytes, "
                 "progress = CASE WHEN :state = 'queued' THEN NULL ELSE coalesce(:progress, progress) END "
                 "WHERE id = :id",
                 {
@@ -197,6 +301,8 @@ class Store:
                     "error": json.dumps(error) if error else None,
                     "progress": json.dumps(progress) if progress else None,
                     "finished": time.time() if state in FINISHED else None,
+                    "rung": rung,
+                    "bytes": result_bytes,
                 },
             )
             self._announce(job)
@@ -208,20 +314,53 @@ class Store:
             self._insert_event("progress", job, json.dumps({"id": job, "progress": progress}))
 
     def move(self, job: str, position: int) -> bool:
-        """Put a queued job at ``position`` among the queued ones. False: it is not queued any more."""
+        """Put a queued job at ``position`` among its client's queued ones. False: it is not queued any more.
+
+        It takes on the priority that the place asks for, and no other job of the client will overtake it for the
+        sake of a model that happens to be loaded.
+        """
         with self._transaction():
-            ids = self._queue()
-            if job not in ids:
+            row = self._db.execute("SELECT owner, priority FROM jobs WHERE id = ? AND state = 'queued'", (job,))
+            found = row.fetchone()
+            if found is None:
                 return False
-            ids.remove(job)
+            queue = [entry for entry in self._queue(found["owner"]) if entry["id"] != job]
+            position = min(position, len(queue))
+            priority = found["priority"]
+            if position > 0:
+                priority = min(priority, queue[position - 1]["priority"])
+            if position < len(queue):
+                priority = max(priority, queue[position]["priority"])
+            ids = [entry["id"] for entry in queue]
             ids.insert(position, job)
             self._db.executemany("UPDATE jobs SET rank = ? WHERE id = ?", [(n, i) for n, i in enumerate(ids, 1)])
+            self._db.execute("UPDATE jobs SET priority = ?, passed = ? WHERE id = ?", (priority, NEVER_PASSED, job))
             self._announce(job)
         return True
 
-    def _queue(self) -> list[str]:
-        rows = self._db.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY rank, created")
-        return [row["id"] for row in rows]
+    def _queue(self, owner: str) -> list[sqlite3.Row]:
+        return self._db.execute(
+            f"SELECT id, priority FROM jobs WHERE state = 'queued' AND owner = ? ORDER BY {_QUEUE_ORDER}", (owner,)
+        ).fetchall()
+
+    # results and clips on disk, for the clean-up
+
+    def kept_results(self) -> list[tuple[str, float, int]]:
+        """(job, when it was finished, bytes of its result), the oldest first."""
+        rows = self._db.execute("SELECT id, finished, bytes FROM jobs WHERE bytes IS NOT NULL ORDER BY finished")
+        return [tuple(row) for row in rows]
+
+    def forget_result(self, job: str) -> None:
+        """Call before the result is removed. The job stays in the history, so that its id is not taken anew."""
+        with self._transaction():
+            self._db.execute("UPDATE jobs SET bytes = NULL, removed = ? WHERE id = ?", (time.time(), job))
+            self._announce(job)
+
+    def clip_is_wanted(self, sha256: str) -> bool:
+        """Whether a job that is not finished needs the clip."""
+        states = ("queued", "running", "cancelling")
+        query = "SELECT 1 FROM jobs WHERE clip = ? AND state IN (?, ?, ?) LIMIT 1"
+        return self._db.execute(query, (sha256, *states)).fetchone() is not None
 
     # what clients see
 
@@ -231,27 +370,33 @@ class Store:
             return None
         position = None
         if row["state"] == "queued":
-            position = self._db.execute(
-                "SELECT count(*) FROM jobs WHERE state = 'queued' AND (rank, created) < (?, ?)",
-                (row["rank"], row["created"]),
+            ahead = self._db.execute(
+                "SELECT (SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = :o AND priority > :p) + "
+                "(SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = :o AND priority = :p "
+                "AND (rank, created) < (:r, :c))",
+                {"o": row["owner"], "p": row["priority"], "r": row["rank"], "c": row["created"]},
             ).fetchone()[0]
-        return _view(row, position)
+            position = Place(self.waiting_clients(), self.typical_seconds).of(row["owner"], ahead)
+        return job_view(row, position)
 
     def views(self, states: list[JobState], limit: int, before: tuple[float, str] | None) -> list[JobView]:
         """The newest jobs first, at most ``limit``; ``before`` is (created, id) of the last one already seen."""
-        query = "SELECT * FROM jobs WHERE true"
-        values: list[Any] = []
-        if states:
-            query += f" AND state IN ({', '.join('?' * len(states))})"
-            values += [str(state) for state in states]
-        if before:
-            query += " AND (created, id) < (?, ?)"
-            values += before
-        rows = self._db.execute(f"{query} ORDER BY created DESC, id DESC LIMIT ?", (*values, limit)).fetchall()
-        positions = {}
-        if any(row["state"] == "queued" for row in rows):
-            positions = {job: place for place, job in enumerate(self._queue())}
-        return [_view(row, positions.get(row["id"])) for row in rows]
+        older = "AND (created, id) < (?, ?)" if before else ""
+        rows: list[sqlite3.Row] = []
+        wanted: list[JobState | None] = [*dict.fromkeys(states)] or [None]
+        for state in wanted:  # each by its own index
+            rows += self._db.execute(
+                f"SELECT * FROM jobs WHERE {'state = ?' if state else 'true'} {older} "
+                "ORDER BY created DESC, id DESC LIMIT ?",
+                (*([str(state)] if state else []), *(before or ()), limit),
+            )
+        rows.sort(key=lambda row: (row["created"], row["id"]), reverse=True)
+        rows = rows[:limit]
+        positions: dict[str, int] = {}
+        place = Place(self.waiting_clients(), self.typical_seconds)
+        for owner in {row["owner"] for row in rows if row["state"] == "queued"}:
+            positions |= {entry["id"]: place.of(owner, ahead) for ahead, entry in enumerate(self._queue(owner))}
+        return [job_view(row, positions.get(row["id"])) for row in rows]
 
     # events
 
@@ -302,26 +447,5 @@ class Store:
 
 
 def _job(row: sqlite3.Row) -> Job:
-    return Job(row["id"], JobState(row["state"]), json.loads(row["request"]), row["attempt"], row["crashes"])
-
-
-def _view(row: sqlite3.Row, position: int | None) -> JobView:
-    base = f"/v1/jobs/{row['id']}"
-    return JobView(
-        id=row["id"],
-        state=JobState(row["state"]),
-        request=json.loads(row["request"]),
-        label=row["label"],
-        client=row["client"],
-        created_at=row["created"],
-        started_at=row["started"],
-        finished_at=row["finished"],
-        queue_position=position,
-        attempt=row["attempt"],
-        note=row["note"],
-        progress=json.loads(row["progress"]) if row["progress"] else None,
-        error=json.loads(row["error"]) if row["error"] else None,
-        result=JobResult(video=f"{base}/video.mp4", metadata=f"{base}/metadata.json", preview=f"{base}/preview.jpg")
-        if row["state"] == "done"
-        else None,
-    )
+    state, request = JobState(row["state"]), json.loads(row["request"])
+    return Job(row["id"], state, request, row["attempt"], row["crashes"], row["rung"], row["started"])

@@ -3,8 +3,8 @@
 
 JSON lines both ways. On standard input come
 
-    {"op": "run", "job", "attempt", "clip", "model", "request", "folder"}   one at a time
-    {"op": "load", "model", "id"}    get ready for jobs of this model
+    {"op": "run", "job", "attempt", "clip", "model", "request", "memory", "folder"}   one at a time
+    {"op": "load", "model", "id", "memory"}    get ready for jobs of this model
     {"op": "cancel", "job"}
 
 and on what was standard output go ``ready``, ``progress``, ``model``, ``done``, ``failed``, ``cancelled``. Anything
@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class Worker:
         self._channel = channel
         self._spec = backend
         self._backend: Backend | None = None
-        self._model: tuple[str, Any] | None = None
+        self._model: tuple[tuple[str, ...], Any] | None = None
         self._cancelled: set[str] = set()
         self._commands: queue.Queue[dict[str, Any]] = queue.Queue()
 
@@ -121,12 +122,15 @@ class Worker:
         """Read commands until the server is gone; runs in a thread of its own, so that a cancel overtakes the job."""
         with contextlib.suppress(OSError, ValueError):
             for line in sys.stdin:
-                command = json.loads(line)
-                if command["op"] == "cancel":
-                    self._cancelled.add(command["job"])
-                else:
-                    self._commands.put(command)
+                self.take(json.loads(line))
         os._exit(0)
+
+    def take(self, command: dict[str, Any]) -> None:
+        """Accept a command, from any thread. One that cancels has its effect within the running step."""
+        if command["op"] == "cancel":
+            self._cancelled.add(command["job"])
+        else:
+            self._commands.put(command)
 
     def work(self) -> None:
         self._channel.send("ready", pid=os.getpid())
@@ -140,7 +144,7 @@ class Worker:
     def preload(self, command: dict[str, Any]) -> None:
         """Have the model in memory before the first job. If it cannot be loaded, that job will say why."""
         try:
-            self._load_model(command["model"], command["id"])
+            self._load_model(command["model"], command["id"], command["memory"])
         except Exception:
             traceback.print_exc()
 
@@ -161,7 +165,7 @@ class Worker:
 
     def _generate(self, command: dict[str, Any]) -> tuple[int, float]:
         job, folder = command["job"], Path(command["folder"])
-        request = {name: value for name, value in command["request"].items() if name != "clip"}
+        request = {name: value for name, value in command["request"].items() if name not in ("clip", "memory")}
         report = Reporter(self._channel, job, folder / "preview.jpg")
 
         def check() -> None:
@@ -174,7 +178,7 @@ class Worker:
         clip = backend.load_clip(Path(command["clip"]))
         check()
         report("load", 1, 2)
-        model = self._load_model(command["model"], request["model"])
+        model = self._load_model(command["model"], request["model"], command["memory"])
         check()
         report("load", 2, 2)
         result = backend.generate(model, clip, request, report, lambda: job in self._cancelled)
@@ -191,11 +195,12 @@ class Worker:
             self._backend = getattr(module, factory)()
         return self._backend
 
-    def _load_model(self, source: str, name: str) -> Any:
+    def _load_model(self, source: str, name: str, memory: Sequence[str]) -> Any:
         """One model stays in memory; another one takes its place. ``name`` is its id, ``source`` what is loaded."""
-        if self._model is None or self._model[0] != name:
+        key = (name, *memory)
+        if self._model is None or self._model[0] != key:
             self._forget_model()
-            self._model = (name, self._get_backend().load_model(source))
+            self._model = (key, self._get_backend().load_model(source, memory))
             device = getattr(self._model[1], "device", None)
             self._channel.send("model", model=name, device=None if device is None else str(device))
         return self._model[1]
@@ -211,6 +216,7 @@ class Worker:
         """Add to the sidecar what the server knows: the job, and the request with the clip's hash."""
         metadata = json.loads(path.read_text("utf-8"))
         metadata["job"] = {"id": command["job"], "attempt": command["attempt"], "request": command["request"]}
+        metadata["job"]["memory"] = command["memory"]
         path.write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
 
 

@@ -2,17 +2,19 @@
 """A generator for the tests of the server: real clips in, a real small video out, slowly and without torch.
 
 Words in the prompt make it misbehave: ``crash`` (killed at the second step), ``crash once`` (only the first time),
-``memory`` (asks for more than there is), ``bug`` (raises), ``deaf`` (does not listen to a cancel), ``empty`` (writes
-no video). HVG3D_TEST_STEP_SECONDS is the time that a step takes.
+``memory`` (asks for more than there is), ``memory N`` (only above the N-th rung of memory modes), ``bug`` (raises),
+``deaf`` (does not listen to a cancel), ``hang`` (stands still at the second step), ``hang once``, ``empty`` (writes no
+video). HVG3D_TEST_STEP_SECONDS is the time that a step takes, HVG3D_TEST_LOAD_SECONDS that of loading a model.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +24,20 @@ import numpy as np
 from hvg3d_core.conditions import Clip, clip_from_bytes
 from server.backend import OnProgress
 
+LOAD_SECONDS = float(os.environ.get("HVG3D_TEST_LOAD_SECONDS", "0"))
 STEP_SECONDS = float(os.environ.get("HVG3D_TEST_STEP_SECONDS", "0.05"))
 MODELS = {
     "nano": {"id": "nano", "title": "Slow", "licence": "Apache-2.0", "bytes": 0, "installed": True, "path": "/secret"},
+    "other": {"id": "other", "title": "Other", "licence": "Apache-2.0", "bytes": 0, "installed": True, "path": ""},
     "das": {"id": "das", "title": "Absent", "licence": "other", "bytes": 10**10, "installed": False, "path": ""},
 }
+
+
+LADDER = [[], ["text_first"], ["text_first", "tiling"]]
+
+
+def memory_ladder() -> list[list[str]]:
+    return LADDER
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -47,9 +58,10 @@ class SlowBackend:
     def load_clip(self, path: Path) -> Clip:
         return clip_from_bytes(path.read_bytes())
 
-    def load_model(self, name: str) -> SimpleNamespace:
+    def load_model(self, name: str, memory: Sequence[str]) -> SimpleNamespace:
         print("a library prints when a model is loaded")
-        return SimpleNamespace(device="cpu", name=name)
+        time.sleep(LOAD_SECONDS)
+        return SimpleNamespace(device="cpu", name=name, memory=tuple(memory))
 
     def generate(
         self,
@@ -70,9 +82,12 @@ class SlowBackend:
             time.sleep(STEP_SECONDS)
             if "crash" in prompt and step == 1:
                 self._crash(once="once" in prompt, seed=request["seed"])
+            if "hang" in prompt and step == 1:
+                self._hang(once="once" in prompt, seed=request["seed"])
             if "bug" in prompt:
                 raise RuntimeError("the flux capacitor is missing")
-            if "memory" in prompt:
+            enough = re.search(r"memory (\d)", prompt)
+            if "memory" in prompt and not (enough and LADDER.index(list(model.memory)) >= int(enough[1])):
                 np.empty(2**58, np.uint8)
             on_progress("denoise", step + 1, steps, frames[0])
         os.write(1, b"a library prints on standard output")  # unended: must not swallow the message that follows
@@ -80,12 +95,20 @@ class SlowBackend:
         metadata = {"seed": request["seed"], "clip_frames": clip.num_frames, "pid": os.getpid()}
         return SimpleNamespace(frames=frames, fps=8.0, metadata=metadata, empty="empty" in prompt)
 
-    def _crash(self, once: bool, seed: int) -> None:
-        mark = Path(os.environ["HVG3D_TEST_FOLDER"]) / f"crashed-{seed}"
-        if once and mark.exists():
-            return
+    @staticmethod
+    def _first_time(word: str, seed: int) -> bool:
+        mark = Path(os.environ["HVG3D_TEST_FOLDER"]) / f"{word}-{seed}"
+        known = mark.exists()
         mark.touch()
-        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        return not known
+
+    def _crash(self, once: bool, seed: int) -> None:
+        if self._first_time("crashed", seed) or not once:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    def _hang(self, once: bool, seed: int) -> None:
+        if self._first_time("hung", seed) or not once:
+            time.sleep(3600)
 
     def write_result(self, result: SimpleNamespace, folder: Path) -> None:
         from hvg3d_core.video import write_mp4
