@@ -17,13 +17,17 @@ from types import FrameType
 
 import uvicorn
 
-from server import __version__
+from server import __version__, logs
 from server.app import create_app
+from server.browser import PAGE, link_path
 from server.cleanup import describe, plan
 from server.config import MIB, Settings, default_home
 from server.context import Context, build_context
 from server.files import Home, HomeInUse, write_private
+from server.link import LinkError, make_link
 from server.models import ModelError
+from server.options import add_options, read_options
+from server.protocol import PatientProtocol
 from server.security import TokenError, is_loopback, read_or_create_token
 from server.store import Store, StoreError
 
@@ -54,8 +58,13 @@ class Server(uvicorn.Server):
             "version": __version__,
             "instance": self._context.instance,
         }
+        settings = self._context.settings
+        if settings.tls_cert:
+            handshake["certificate"] = settings.tls_cert.read_text("utf-8")
         write_private(self._context.home.handshake, json.dumps(handshake, indent=2).encode() + b"\n")
-        print(f"HVG-3D server ready at {self._url} (token in {self._context.settings.token_path})", flush=True)
+        print(f"HVG-3D server ready at {self._url} (token in {settings.token_path})", flush=True)
+        if PAGE.is_dir():
+            print(f"in a browser, once, within 15 minutes: {self._url}{link_path(self._context)}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
@@ -143,6 +152,7 @@ def parse(argv: Sequence[str] | None) -> Settings:
     room.add_argument("--keep-days", type=float, metavar="DAYS", help="remove results and unused clips that are older")
     room.add_argument("--keep-gib", type=float, metavar="GIB", help="remove the oldest until no more than this is left")
     room.add_argument("--dry-run", action="store_true", help="print what a clean-up would remove, and leave")
+    add_options(parser, defaults)
     given = parser.parse_args(argv)
     if not 0 <= given.port <= 65535:
         parser.error(f"--port {given.port}: give 0 to 65535")
@@ -181,6 +191,7 @@ def parse(argv: Sequence[str] | None) -> Settings:
         keep_days=given.keep_days,
         keep_bytes=None if given.keep_gib is None else int(given.keep_gib * 1024 * MIB),
         clean_up_dry_run=given.dry_run,
+        **read_options(given, parser),
     )
 
 
@@ -209,14 +220,20 @@ def run(settings: Settings) -> None:
             "give another --host or --port (0: any free one)"
         ) from None
     port = sock.getsockname()[1]
-    url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
-    if not is_loopback(settings.host):
-        log.warning("listening on %s: what goes over the network is not encrypted, the token included", settings.host)
+    scheme = "https" if settings.tls_cert else "http"
+    url = f"{scheme}://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
+    if not is_loopback(settings.host) and not settings.tls_cert:
+        log.warning("listening on %s: what goes over the network is not encrypted; give --tls-cert", settings.host)
     context = build_context(settings, home, token)
     config = uvicorn.Config(
         create_app(context),
-        log_level="warning",
+        http=PatientProtocol,
+        ws="none",
+        log_config=None,
         access_log=False,
+        limit_concurrency=settings.max_connections,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
         lifespan="on",
         timeout_graceful_shutdown=_GOODBYE_SECONDS,
         server_header=False,
@@ -229,10 +246,13 @@ def run(settings: Settings) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     settings = parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logs.set_up(settings.log_format, settings.log_level)
     try:
-        run(settings)
-    except (HomeInUse, TokenError, StoreError, ModelError) as error:
+        if settings.task == "link":
+            print(make_link(settings.home))
+        else:
+            run(settings)
+    except (LinkError, HomeInUse, TokenError, StoreError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

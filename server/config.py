@@ -84,6 +84,9 @@ class Settings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log_format: str = "text"
+    log_level: str = "info"
+    task: str = "serve"
+    """Or ``check``, or ``link``: say something and leave."""
 
     @property
     def token_path(self) -> Path:

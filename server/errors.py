@@ -99,11 +99,13 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+        number = request.scope.get("hvg3d.request", "")
+        path = request.url.path[:300]
+        log.error("%s %s failed", request.method, path, exc_info=error, extra={"request": number})
         body = error_body(
             "internal",
             f"the server failed on this request ({type(error).__name__})",
             None,
-            "look at the server's log, and report it with the lines found there",
+            f"look for {number} in the server's log, and report it with the lines found there",
         )
         return JSONResponse(body, 500)

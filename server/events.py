@@ -22,6 +22,8 @@ class Events:
         self._store = store
         self._changed = asyncio.Event()
         self.closed = False
+        self.streams = 0
+        """Open ones."""
 
     def wake(self) -> None:
         """Call after the store has stored an event."""
@@ -34,6 +36,15 @@ class Events:
         self.wake()
 
     async def stream(self, since: int | None, job: str | None) -> AsyncIterator[str]:
+        """See :meth:`_read`, counted."""
+        self.streams += 1
+        try:
+            async for text in self._read(since, job):
+                yield text
+        finally:
+            self.streams -= 1
+
+    async def _read(self, since: int | None, job: str | None) -> AsyncIterator[str]:
         """Events after ``since`` (None: from now on), of one job or of all, in the text form of an event stream.
 
         Event types: ``job`` (a JobView, at every change of state or place), ``progress`` ({id, progress}), and

@@ -8,9 +8,9 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
-from server import __version__
+from server import __version__, results
 from server.context import Context
 from server.errors import ApiError
 from server.schemas import (
@@ -27,7 +27,6 @@ from server.schemas import (
 from server.store import Job
 
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (401, 403, 404, 409, 413, 421, 422)}
-_MEDIA = {"preview.jpg": "image/jpeg", "video.mp4": "video/mp4", "metadata.json": "application/json"}
 
 
 def build_router(context: Context) -> APIRouter:
@@ -44,6 +43,8 @@ def build_router(context: Context) -> APIRouter:
         if found is None:
             raise unknown_job(job)
         return found
+
+    router.include_router(results.build_router(context, find))
 
     def show(job: str) -> JobView:
         view = store.view(job.lower())
@@ -165,7 +166,7 @@ def build_router(context: Context) -> APIRouter:
 
     @router.get("/events", response_class=StreamingResponse)
     async def follow(
-        since: Annotated[int | None, Query(ge=0, description="last id seen; none: from now on")] = None,
+        since: Annotated[int | None, Query(ge=0, le=2**53, description="last id seen; none: from now on")] = None,
         job: Annotated[str | None, Query(description="only of this job")] = None,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> StreamingResponse:
@@ -174,68 +175,18 @@ def build_router(context: Context) -> APIRouter:
             since = int(last_event_id)
         if job is not None:
             job = find(job).id
+        if events.streams >= context.settings.max_streams:
+            raise ApiError(
+                429,
+                "too_many_streams",
+                f"{context.settings.max_streams} event streams are open already",
+                remedy="close one, or ask GET /v1/jobs/{id} now and then",
+                headers={"Retry-After": "5"},
+            )
         return StreamingResponse(
             events.stream(since, job),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
-
-    def serve(id: str, name: str) -> FileResponse:
-        job = find(id)
-        path = home.result(job.id) / name
-        if name == "preview.jpg" and job.state in (JobState.RUNNING, JobState.CANCELLING):
-            path = home.attempt(job.id, job.attempt) / name
-            if not path.exists():
-                raise ApiError(
-                    409,
-                    "no_preview_yet",
-                    "there is no preview yet",
-                    remedy="wait for a progress event with preview: true",
-                )
-        elif job.state in (JobState.FAILED, JobState.CANCELLED):
-            raise ApiError(
-                409,
-                "job_not_done",
-                f"the job is {job.state}: there is no {name}",
-                field="id",
-                remedy="send the request again as a new job",
-            )
-        elif job.state is not JobState.DONE:
-            raise ApiError(
-                409,
-                "job_not_done",
-                f"the job is {job.state}: there is no {name} yet",
-                field="id",
-                remedy="wait until it is done",
-            )
-        elif not path.exists():
-            raise ApiError(
-                404,
-                "result_gone",
-                f"{name} of this job is not on the server any more",
-                field="id",
-                remedy="send the request again as a new job: the same seed gives the same video",
-            )
-        final = job.state is JobState.DONE
-        return FileResponse(
-            path,
-            media_type=_MEDIA[name],
-            headers={"Cache-Control": "private, max-age=31536000" if final else "no-store"},
-        )
-
-    @router.api_route("/jobs/{id}/preview.jpg", methods=["GET", "HEAD"], response_class=FileResponse)
-    async def preview(id: str) -> FileResponse:
-        """Of a running job the newest picture, of a finished one its middle frame."""
-        return serve(id, "preview.jpg")
-
-    @router.api_route("/jobs/{id}/video.mp4", methods=["GET", "HEAD"], response_class=FileResponse)
-    async def video(id: str) -> FileResponse:
-        """Range requests are served, so that a player can seek."""
-        return serve(id, "video.mp4")
-
-    @router.api_route("/jobs/{id}/metadata.json", methods=["GET", "HEAD"], response_class=FileResponse)
-    async def metadata(id: str) -> FileResponse:
-        """Everything needed to make the same video again."""
-        return serve(id, "metadata.json")
 
     return router

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A certificate and its key, looked at before they are used: a server that cannot be reached should say so at once."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+
+class TlsError(ValueError):
+    """``--tls-cert`` or ``--tls-key`` cannot be used."""
+
+
+def check_pair(certificate: Path | None, key: Path | None) -> None:
+    """Raise TlsError unless both are there and belong together."""
+    if certificate is None or key is None:
+        missing, given = ("--tls-key", "--tls-cert") if key is None else ("--tls-cert", "--tls-key")
+        raise TlsError(f"{given} is given without {missing}: give both, as PEM files")
+    for option, path in (("--tls-cert", certificate), ("--tls-key", key)):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise TlsError(f"{option} {path}: it cannot be read ({error.strerror or error})") from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def no_password() -> str:  # without this, OpenSSL would ask on the terminal
+        raise TlsError(f"--tls-key {key}: it is encrypted; decrypt it with: openssl pkey -in {key} -out plain.pem")
+
+    try:
+        context.load_cert_chain(certificate, key, no_password)
+    except ssl.SSLError as error:
+        if "KEY_VALUES_MISMATCH" in (error.reason or ""):
+            raise TlsError(f"--tls-key {key}: it does not belong to the certificate {certificate}") from None
+        raise TlsError(
+            f"--tls-cert {certificate}, --tls-key {key}: not a certificate and a key in PEM form "
+            f"({error.reason or error}); convert them with openssl"
+        ) from None
