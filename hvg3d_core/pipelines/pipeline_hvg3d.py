@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, CogVideoXImageToVideoPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.hooks import PyramidAttentionBroadcastConfig
 from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from diffusers.image_processor import PipelineImageInput
 from diffusers.models import AutoencoderKLCogVideoX
@@ -21,6 +21,9 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from ..conditions.frames import check_frame_count
 from ..models import HVG3DTransformer3DModel
 from .condition_tensors import point_tensors, tracking_tensor
+from .guidance import dynamic_guidance_scale
+from .memory import MemoryState, retrace_prefetch
+from .windows import Blend, Window, plan_windows
 
 
 class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
@@ -42,6 +45,8 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
         scheduler: CogVideoXDDIMScheduler | CogVideoXDPMScheduler,
     ) -> None:
         super().__init__(tokenizer, text_encoder, vae, transformer, scheduler)
+        self.memory_state = MemoryState()
+        self._control_used = True  # in the last step, of this call or of the one before
 
     def check_size(self, height: int, width: int, num_frames: int) -> None:
         """Raise ValueError unless the model can make a video of this size, naming what it can make."""
@@ -89,7 +94,7 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
         num_inference_steps: int = 50,
         timesteps: list[int] | None = None,
         guidance_scale: float = 6,
-        use_dynamic_cfg: bool = False,
+        use_dynamic_cfg: bool | str = False,
         num_videos_per_prompt: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -105,6 +110,8 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
         control_scale: float = 1.0,
         control_start: float = 0.0,
         control_end: float = 1.0,
+        window_frames: int | None = None,
+        window_overlap: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
@@ -124,6 +131,11 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
             tracking_video: (T, H, W, 3) uint8, of the size and length of the result.
             control_scale: what the branch adds is multiplied by this.
             control_start, control_end: fractions of the steps between which the branch is used.
+            use_dynamic_cfg: guidance that rises over the steps: True is diffusers' formula, bit for bit, which takes
+                the timestep for a step index; "steps" is the same curve over the steps, as CogVideoX was made with.
+            window_frames: the network sees this many frames at a time, in overlapping windows whose predictions are
+                averaged (see ``windows.py``); by default all at once.
+            window_overlap: latent frames that two windows share; by default half of a window.
             max_sequence_length: of the prompt in tokens; the transformer's own by default.
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
@@ -152,6 +164,8 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
                 "prompt: this pipeline has no text encoder; give prompt_embeds"
                 + (" and negative_prompt_embeds" if guided else "")
             )
+        latent_frames = (num_frames - 1) // self.vae_scale_factor_temporal + 1
+        windows = self._plan_windows(latent_frames, window_frames, window_overlap)
         if num_videos_per_prompt != 1:
             raise ValueError(f"num_videos_per_prompt: {num_videos_per_prompt}, must be 1; call once per video")
         if not 0.0 <= control_start <= control_end <= 1.0:
@@ -183,7 +197,8 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
                 tracking_video, num_frames=num_frames, height=height, width=width, batch=batch, device=device
             )
 
-        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+        prompt_embeds, negative_prompt_embeds = self.memory_state.encode_prompt(
+            self,
             prompt=prompt,
             negative_prompt=negative_prompt,
             do_classifier_free_guidance=guided,
@@ -207,7 +222,7 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
         extra_step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
         rotary = None
         if config.use_rotary_positional_embeddings:
-            rotary = self._prepare_rotary_positional_embeddings(height, width, latents.size(1), device)
+            rotary = self._prepare_rotary_positional_embeddings(height, width, len(windows[0].index), device)
         ofs = None if config.ofs_embed_dim is None else latents.new_full((1,), fill_value=2.0)
         if guided:
             image_latents = torch.cat([image_latents] * 2)
@@ -215,6 +230,9 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
 
         num_warmup_steps = max(len(timesteps) - num_inference_steps * self.scheduler.order, 0)
         old_clean = None  # of DPM-Solver
+        self._check_cache(windows)
+        self.transformer._reset_stateful_cache()  # an interrupted run leaves its own behind
+        blend = Blend(windows, latents.shape[1], device) if len(windows) > 1 else None
         with self.progress_bar(total=num_inference_steps) as progress_bar:
             for i, t in enumerate(timesteps):
                 if self.interrupt:
@@ -223,22 +241,24 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
                 model_input = torch.cat([latents] * 2) if guided else latents
                 model_input = torch.cat([self.scheduler.scale_model_input(model_input, t), image_latents], dim=2)
                 used = control_start <= i / len(timesteps) and (i + 1) / len(timesteps) <= control_end
-                with self.transformer.cache_context("cond_uncond"):
-                    prediction = self.transformer(
-                        hidden_states=model_input,
-                        encoder_hidden_states=prompt_embeds,
-                        timestep=t.expand(model_input.shape[0]),
-                        ofs=ofs,
-                        image_rotary_emb=rotary,
-                        attention_kwargs=attention_kwargs,
-                        **(conditions if used else {}),
-                        control_scale=control_scale,
-                        return_dict=False,
-                    )[0].float()
-
-                if use_dynamic_cfg:  # diffusers' formula, which takes the timestep for a step index
-                    progress = (num_inference_steps - t.item()) / num_inference_steps
-                    self._guidance_scale = 1 + guidance_scale * ((1 - math.cos(math.pi * progress**5.0)) / 2)
+                if (used and bool(conditions)) != self._control_used:
+                    self._control_used = used and bool(conditions)
+                    self._control_changed()
+                prediction = self._predict(
+                    model_input,
+                    conditions if used else {},
+                    blend,
+                    encoder_hidden_states=prompt_embeds,
+                    timestep=t.expand(model_input.shape[0]),
+                    ofs=ofs,
+                    image_rotary_emb=rotary,
+                    attention_kwargs=attention_kwargs,
+                    control_scale=control_scale,
+                )
+                if use_dynamic_cfg:
+                    self._guidance_scale = dynamic_guidance_scale(
+                        use_dynamic_cfg, guidance_scale, step=i, timestep=t.item(), steps=num_inference_steps
+                    )
                 if guided:
                     unconditional, conditional = prediction.chunk(2)
                     prediction = unconditional + self.guidance_scale * (conditional - unconditional)
@@ -266,11 +286,59 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
                     progress_bar.update()
         self._current_timestep = None
 
-        video = latents
-        if output_type != "latent":
-            video = self.video_processor.postprocess_video(self.decode_latents(latents), output_type=output_type)
+        output = self.output_of(latents, output_type)
         self.maybe_free_model_hooks()
-        return CogVideoXPipelineOutput(frames=video) if return_dict else (video,)
+        return output if return_dict else (output.frames,)
+
+    def _predict(
+        self, model_input: Tensor, conditions: dict[str, Tensor], blend: Blend | None, **arguments: Any
+    ) -> Tensor:
+        """The transformer's prediction for the whole clip, in one go or window by window; float32."""
+
+        def predict(k: int, x: Tensor, given: dict[str, Tensor]) -> Tensor:
+            with self.transformer.cache_context("cond_uncond" if k == 0 else f"cond_uncond_{k}"):
+                return self.transformer(hidden_states=x, **given, **arguments, return_dict=False)[0].float()
+
+        if blend is None:
+            return predict(0, model_input, conditions)
+        return blend(
+            lambda k, window, index: predict(
+                k, model_input[:, index], {n: _select(n, x, window, index) for n, x in conditions.items()}
+            )
+        )
+
+    @torch.no_grad()
+    def output_of(self, latents: Tensor, output_type: str) -> CogVideoXPipelineOutput:
+        """Latents (B, F, C, h, w) as what a call returns."""
+        if output_type == "latent":
+            return CogVideoXPipelineOutput(frames=latents)
+        video = self.decode_latents(latents)
+        return CogVideoXPipelineOutput(frames=self.video_processor.postprocess_video(video, output_type=output_type))
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """Not that of the first component, which a memory mode may keep elsewhere."""
+        return self.memory_state.device or super()._execution_device
+
+    def _plan_windows(self, latent_frames: int, window_frames: int | None, overlap: int | None) -> list[Window]:
+        if window_frames is None:
+            return plan_windows(latent_frames, latent_frames, 0)
+        check_frame_count(window_frames)
+        window = (window_frames - 1) // self.vae_scale_factor_temporal + 1
+        return plan_windows(latent_frames, window, (window - 1) // 2 if overlap is None else overlap)
+
+    def _check_cache(self, windows: list[Window]) -> None:
+        config = getattr(self.transformer, "_cache_config", None)
+        if len(windows) > 1 and isinstance(config, PyramidAttentionBroadcastConfig):
+            raise ValueError(
+                f"cache: PyramidAttentionBroadcast keeps one state, which {len(windows)} windows cannot share; use "
+                "first_block or taylorseer, or no windows"
+            )
+
+    def _control_changed(self) -> None:
+        """From this step on the branch is used, or no longer: what was remembered of the last steps is void."""
+        self.transformer._reset_stateful_cache()
+        retrace_prefetch(self.transformer)
 
     def _prepare_conditions(
         self,
@@ -295,3 +363,10 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
             **point_inputs, size=tuple(image_latents.shape[-2:]), reference_latents=image_latents[:, 0]
         )
         return conditions | {"point_grid": grid}
+
+
+def _select(name: str, value: Tensor, window: Window, index: Tensor) -> Tensor:
+    """A condition of the whole clip as one window sees it: latent frames, or frames for what the points come as."""
+    if name in ("tracking_latents", "point_grid"):
+        return value[:, index]
+    return value if name == "point_entity" else value[:, window.frames()]
