@@ -132,7 +132,9 @@ def build_router(context: Context, find: Callable[[str], Job]) -> APIRouter:
             return await serve(id, name)
 
         schema = {"schema": {"type": "string", "format": "binary"}} if kind != "application/json" else {"schema": {}}
-        partial = {206: {"content": {kind: schema, "multipart/byteranges": schema}, "description": "the ranges"}}
+        partial: dict[int | str, dict[str, Any]] = {
+            206: {"content": {kind: schema, "multipart/byteranges": schema}, "description": "the ranges"}
+        }
         router.add_api_route(
             f"/jobs/{{id}}/{name}",
             endpoint,
