@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A transformer as one safetensors file that carries its configuration, for passing a network on by itself.
 
-Folders, with one file of weights or several and an index, are diffusers' own ``save_pretrained`` and ``from_pretrained``.
+Folders, with one file of weights or several and an index, are diffusers' own ``save_pretrained`` and
+``from_pretrained``.
 """
 
 from __future__ import annotations
