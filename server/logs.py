@@ -58,7 +58,7 @@ def set_up(kind: str = "text", level: str = "info", stream: TextIO | None = None
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("asyncio", "multipart", "httpx", "httpcore"):
+    for noisy in ("uvicorn", "asyncio", "multipart", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

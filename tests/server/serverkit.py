@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 
 from hvg3d_core.conditions import Clip, Entity, View, clip_bytes, encode_png
+from server.link import trust
 
 ROOT = Path(__file__).parents[2]
 FINISHED = ("done", "failed", "cancelled")
@@ -59,10 +60,10 @@ def sha256(data: bytes) -> str:
 class RunningServer:
     """``python -m server`` on a free port, with the slow backend."""
 
-    def __init__(self, home: Path, *arguments: str, step_seconds: float = 0.05) -> None:
+    def __init__(self, home: Path, *arguments: str, step_seconds: float = 0.05, **environment: str) -> None:
         self.home = home
         self._arguments = arguments
-        self._step_seconds = step_seconds
+        self._environment = {"HVG3D_TEST_STEP_SECONDS": str(step_seconds), **environment}
         self.start()
 
     def start(self) -> None:
@@ -78,16 +79,19 @@ class RunningServer:
             env={
                 **os.environ,
                 "PYTHONPATH": paths,
-                "HVG3D_TEST_STEP_SECONDS": str(self._step_seconds),
                 "HVG3D_TEST_FOLDER": str(self.home),
+                **self._environment,
             },
         )
         assert self.process.stdout is not None
         self.ready_line = self.process.stdout.readline()
-        assert "ready at http://" in self.ready_line, (self.home / "test.log").read_text()
+        assert "ready at http" in self.ready_line, (self.home / "test.log").read_text()
         self.handshake = json.loads((self.home / "server.json").read_text())
         self.client = httpx.Client(
-            base_url=self.handshake["url"], timeout=20, headers={"Authorization": f"Bearer {self.handshake['token']}"}
+            base_url=self.handshake["url"],
+            timeout=20,
+            headers={"Authorization": f"Bearer {self.handshake['token']}"},
+            verify=trust(self.handshake) or True,
         )
 
     def kill(self) -> None:
@@ -128,9 +132,10 @@ class RunningServer:
         assert answer.status_code in (200, 201), answer.text
         return digest
 
-    def submit(self, clip: str, **fields: Any) -> str:
+    def submit(self, clip: str, *, client: str | None = None, priority: int = 0, **fields: Any) -> str:
         job = str(uuid.uuid4())
-        answer = self.client.post("/v1/jobs", json={"id": job, "request": {"clip": clip, **fields}})
+        body = {"id": job, "client": client, "priority": priority, "request": {"clip": clip, **fields}}
+        answer = self.client.post("/v1/jobs", json=body)
         assert answer.status_code == 201, answer.text
         return job
 
@@ -148,13 +153,18 @@ class RunningServer:
         raise AssertionError(f"still {view}\n{(self.home / 'test.log').read_text()[-3000:]}")
 
     def worker_pid(self) -> int:
-        end = time.monotonic() + 10
+        return self.worker_pids(1)[0]
+
+    def worker_pids(self, count: int) -> list[int]:
+        """Once so many workers are at work, or ready for it."""
+        end = time.monotonic() + 20
         while time.monotonic() < end:
-            worker = self.get("/v1/health")["workers"][0]
-            if worker["pid"] is not None and worker["state"] in ("idle", "busy"):
-                return worker["pid"]
+            workers = self.get("/v1/health")["workers"]
+            pids = [worker["pid"] for worker in workers if worker["state"] in ("idle", "busy")]
+            if len(pids) >= count:
+                return pids
             time.sleep(0.03)
-        raise AssertionError(f"no worker: {worker}")
+        raise AssertionError(f"no worker: {workers}")
 
     def events(
         self, query: str = "", headers: dict[str, str] | None = None
