@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -60,7 +61,11 @@ class CoreBackend:
     def load_clip(self, path: Path) -> Any:
         from hvg3d_core.conditions import clip_from_bytes
 
-        return clip_from_bytes(path.read_bytes(), f"clip {path.stem[:12]}")  # messages need not name our folders
+        name = f"clip {path.stem[:12]}"  # messages need not name our folders
+        clip = clip_from_bytes(path.read_bytes(), name)
+        for index, view in enumerate(clip.views):
+            _check_picture(view.reference, f"{name}: views[{index}].reference")
+        return clip
 
     def load_model(self, name: str, memory: Sequence[str]) -> Any:
         from hvg3d_core import generate
@@ -87,6 +92,21 @@ class CoreBackend:
         from hvg3d_core import generate
 
         generate.write_result(result, folder)
+
+
+def _check_picture(png: bytes, name: str) -> None:
+    """Raise ClipError unless the picture can be decoded: now, not in the middle of a generation."""
+    from PIL import Image
+
+    from hvg3d_core.conditions import ClipError
+
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            image.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever they like: SyntaxError, struct.error, zlib.error ...
+        raise ClipError(f"{name}: the PNG cannot be decoded ({error}); export the clip again") from None
 
 
 def create() -> Backend:

@@ -89,5 +89,11 @@ class Settings:
     """Or ``check``, or ``link``: say something and leave."""
 
     @property
+    def clip_limits(self) -> dict[str, int]:
+        """The fields of :class:`hvg3d_core.conditions.limits.ClipLimits`, for the workers: only they read clips."""
+        names = ("max_frames", "max_points", "max_tracks", "max_pixels", "max_decoded_bytes")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def token_path(self) -> Path:
         return self.token_file or self.home / "token"

@@ -11,6 +11,7 @@ import signal
 from typing import Any
 
 from hvg3d_core.conditions import ClipError
+from hvg3d_core.conditions.limits import ClipTooLarge
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 _LOG_LINES = 30
@@ -32,6 +33,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def describe_exception(error: BaseException) -> dict[str, Any]:
     text = str(error).strip()
+    if isinstance(error, ClipTooLarge):
+        option = "--" + error.limit.replace("_", "-").replace("decoded-bytes", "decoded-mib")
+        return failure("clip_too_large", text, f"export less, or start the server with a larger {option}")
     if isinstance(error, ClipError):
         return failure("clip_invalid", text, "correct the scene or the file and export the clip again")
     if is_out_of_memory(error):

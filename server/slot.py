@@ -209,6 +209,7 @@ class Slot:
             model=boss.models.source(model),
             request=job.request,
             memory=list(memory),
+            limits=boss.settings.clip_limits,
             folder=str(folder),
         )
         async for message in self._messages(worker):

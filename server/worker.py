@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hvg3d_core.conditions.limits import ClipLimits, check_limits
 from server.backend import Backend, split_spec
 from server.failures import describe_exception, is_out_of_memory
 
@@ -175,7 +176,9 @@ class Worker:
         check()
         report("load", 0, 2)
         backend = self._get_backend()
-        clip = backend.load_clip(Path(command["clip"]))
+        source = Path(command["clip"])
+        check_limits(source, ClipLimits(**command["limits"]), f"clip {source.stem[:12]}")
+        clip = backend.load_clip(source)
         check()
         report("load", 1, 2)
         model = self._load_model(command["model"], request["model"], command["memory"])

@@ -108,14 +108,15 @@ def _encode(clip: Clip) -> list[bytes]:
 def _decode(buffer: np.ndarray, name: str) -> Clip:
     try:
         tensors, metadata = safetensors.decode(buffer)
-        clip = _assemble(tensors, _header(metadata))
+        clip = _assemble(tensors, read_header(metadata))
         validate(clip)
     except ClipError as error:
         raise ClipError(f"{name}: {error}") from None
     return clip
 
 
-def _header(metadata: dict[str, str]) -> dict[str, Any]:
+def read_header(metadata: dict[str, str]) -> dict[str, Any]:
+    """All of a clip that is not an array, from a file's metadata; the version is checked, the fields are not."""
     version = metadata.get(SCHEMA_KEY)
     if version is None:
         raise ClipError(f"metadata {SCHEMA_KEY!r} is missing; this is a safetensors file, but no HVG-3D clip")

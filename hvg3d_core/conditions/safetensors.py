@@ -24,7 +24,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("bool"),
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_MAX_HEADER = 100_000_000  # the reference implementation's limit
+MAX_HEADER = 100_000_000  # the reference implementation's limit
 
 
 def encode(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> list[bytes]:
@@ -48,7 +48,7 @@ def encode(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> li
     return [struct.pack("<Q", len(text)), text, *data]
 
 
-def decode(buffer: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def decode(buffer: np.ndarray, max_header: int = MAX_HEADER) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of a file's bytes (1-D uint8). The tensors are views into ``buffer``: nothing is copied.
 
     Whatever the bytes claim, no memory is taken beyond the header's own text.
@@ -57,7 +57,9 @@ def decode(buffer: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if size < 8:
         raise ClipError(f"it has {size} bytes, too few for a safetensors file; it is cut off or something else")
     length = int(buffer[:8].view("<u8")[0])
-    if length > min(size - 8, _MAX_HEADER):
+    if max_header < length <= size - 8:
+        raise ClipError(f"its header has {length:,} bytes, and up to {max_header:,} are read; it is no clip, or damaged")
+    if length > size - 8:
         raise ClipError(f"its header claims {length} bytes but {size - 8} follow; it is cut off or no safetensors file")
     try:
         header = json.loads(buffer[8 : 8 + length].tobytes())
@@ -85,8 +87,8 @@ def decode(buffer: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _counts(value: Any) -> TypeGuard[list[int]]:
-    """True for a short list of whole numbers from 0."""
-    return isinstance(value, list) and len(value) <= 8 and all(type(v) is int and v >= 0 for v in value)
+    """True for a short list of whole numbers from 0 that fit 64 bits."""
+    return isinstance(value, list) and len(value) <= 8 and all(type(v) is int and 0 <= v < 2**63 for v in value)
 
 
 def _entry(name: str, entry: Any, available: int) -> tuple[np.dtype[Any], list[int], int, int]:
