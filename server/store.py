@@ -233,7 +233,7 @@ class Store:
             {"number": row["attempt"] + 1, "worker": worker, "memory": [], "started_at": now}
             | {"ended_at": None, "outcome": None, "reason": None}
         )
-        with self._transaction():
+        with self._transaction(durable=False):  # lost with the power, the job is queued, and begins again anyway
             self._db.execute(
                 "UPDATE jobs SET state = 'running', attempt = attempt + 1, started = coalesce(started, ?), "
                 "progress = NULL, charged = ?, attempts = ? WHERE id = ?",

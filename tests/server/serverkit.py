@@ -9,9 +9,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,14 @@ from server.link import trust
 
 ROOT = Path(__file__).parents[2]
 FINISHED = ("done", "failed", "cancelled")
+
+
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """For tests of very many commits, where what a disk takes for each is not what is tested."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 def tiny_clip(frames: int = 9, seed: int = 0) -> bytes:

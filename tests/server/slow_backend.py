@@ -9,6 +9,7 @@ video). HVG3D_TEST_STEP_SECONDS is the time that a step takes, HVG3D_TEST_LOAD_S
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -92,7 +93,13 @@ class SlowBackend:
             on_progress("denoise", step + 1, steps, frames[0])
         os.write(1, b"a library prints on standard output")  # unended: must not swallow the message that follows
         on_progress("decode", 1, 1, frames[0])
-        metadata = {"seed": request["seed"], "clip_frames": clip.num_frames, "pid": os.getpid()}
+        metadata = {
+            "seed": request["seed"],
+            "clip_frames": clip.num_frames,
+            "pid": os.getpid(),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
+        }
         return SimpleNamespace(frames=frames, fps=8.0, metadata=metadata, empty="empty" in prompt)
 
     @staticmethod
