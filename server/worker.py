@@ -3,7 +3,7 @@
 
 JSON lines both ways. On standard input come
 
-    {"op": "run", "job", "attempt", "clip", "model", "request", "memory", "folder"}   one at a time
+    {"op": "run", "job", "attempt", "clip", "model", "request", "memory", "limits", "folder"}   one at a time
     {"op": "load", "model", "id", "memory"}    get ready for jobs of this model
     {"op": "cancel", "job"}
 
@@ -116,6 +116,8 @@ class Worker:
         self._spec = backend
         self._backend: Backend | None = None
         self._model: tuple[tuple[str, ...], Any] | None = None
+        self._scene: tuple[tuple[Any, ...], bytes] | None = None
+        """The last scene.mp4, and what it was drawn from."""
         self._cancelled: set[str] = set()
         self._commands: queue.Queue[dict[str, Any]] = queue.Queue()
 
@@ -188,7 +190,8 @@ class Worker:
         report("write", 0, 1)
         backend.write_result(result, folder)
         write_jpeg(result.frames[len(result.frames) // 2], folder / "preview.jpg")
-        self._sign(folder / "metadata.json", command)
+        self._draw_scene(command["clip"], clip, result, folder / "scene.mp4")
+        self._sign(folder / "metadata.json", command, result)
         report("write", 1, 1)
         return len(result.frames), float(result.fps)
 
@@ -215,9 +218,31 @@ class Worker:
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _sign(self, path: Path, command: dict[str, Any]) -> None:
-        """Add to the sidecar what the server knows: the job, and the request with the clip's hash."""
+    def _draw_scene(self, source: str, clip: Any, result: Any, path: Path) -> None:
+        """What the result was made from, frame by frame beside it. The result is whole without it, so no error counts.
+
+        The takes of a clip share it: the last one is kept.
+        """
+        frames, height, width = result.frames.shape[:3]
+        key = (source, frames, height, width, result.fps)
+        try:
+            if self._scene is None or self._scene[0] != key:
+                from hvg3d_core.scene_video import scene_video
+                from hvg3d_core.video import write_mp4
+
+                write_mp4(path, scene_video(clip, frames, width, height), result.fps)
+                self._scene = (key, path.read_bytes())
+            else:
+                path.write_bytes(self._scene[1])
+        except Exception:
+            traceback.print_exc()
+            path.unlink(missing_ok=True)
+
+    def _sign(self, path: Path, command: dict[str, Any], result: Any) -> None:
+        """Add to the sidecar what the server knows: the job, the request with the clip's hash, and the video's size."""
         metadata = json.loads(path.read_text("utf-8"))
+        frames, height, width = result.frames.shape[:3]
+        metadata["video"] = {"frames": frames, "fps": float(result.fps), "width": width, "height": height}
         metadata["job"] = {"id": command["job"], "attempt": command["attempt"], "request": command["request"]}
         metadata["job"]["memory"] = command["memory"]
         path.write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
