@@ -81,11 +81,13 @@ def network_inputs(
     num_points: int | None = None,
     visible_only: bool = False,
     seed: int = 0,
+    frames: np.ndarray | None = None,
 ) -> NetworkInputs:
     """Prepare ``clip`` as seen by its ``view``-th camera.
 
-    ``num_frames`` picks frames evenly (the count must be one the video VAE takes); ``width`` and ``height`` scale the
-    image to cover that size and crop its centre, and :func:`fit_size` tells the same for the reference image.
+    ``num_frames`` picks frames evenly (the count must be one the video VAE takes), or ``frames`` (T indices) says which
+    they are; ``width`` and ``height`` scale the image to cover that size and crop its centre, and :func:`fit_size` tells
+    the same for the reference image.
     ``num_points`` draws (seeded, evenly over the entities) or pads; None keeps them all. ``visible_only`` makes
     ``point_valid`` what this camera sees, as a depth camera would, and draws tracked points among those that it sees
     at some time; otherwise all points count.
@@ -97,9 +99,15 @@ def network_inputs(
         raise ClipError(f"view: {view}; the clip has views 0 to {len(clip.views) - 1}")
     if num_points is not None and num_points < 1:
         raise ClipError(f"num_points: {num_points}; at least 1 is needed")
-    target = clip.num_frames if num_frames is None else num_frames
-    check_frame_count(target)
-    time = resample_indices(clip.num_frames, target)
+    if frames is None:
+        target = clip.num_frames if num_frames is None else num_frames
+        check_frame_count(target)
+        time = resample_indices(clip.num_frames, target)
+    else:
+        time = np.asarray(frames)
+        check_frame_count(len(time))
+        if time.min() < 0 or time.max() >= clip.num_frames:
+            raise ClipError(f"frames: {time.min()} to {time.max()}; the clip has frames 0 to {clip.num_frames - 1}")
     fit = fit_size(clip.width, clip.height, width, height)
     camera = clip.views[view]
     K, w2c = fit.intrinsics(camera.K[time]), camera.world_to_camera[time].astype(np.float64)
