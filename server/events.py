@@ -47,8 +47,8 @@ class Events:
     async def _read(self, since: int | None, job: str | None) -> AsyncIterator[str]:
         """Events after ``since`` (None: from now on), of one job or of all, in the text form of an event stream.
 
-        Event types: ``job`` (a JobView, at every change of state or place), ``progress`` ({id, progress}), and
-        ``reset`` ({last_event}): events were missed for good, read GET /v1/jobs again.
+        Event types: ``job`` (a JobView, at every change of state or place), ``progress`` ({id, progress}),
+        ``deleted`` ({id}), and ``reset`` ({last_event}): events were missed for good, read GET /v1/jobs again.
         """
         yield f"retry: {_RETRY_MILLISECONDS}\n: listening\n\n"
         last = self._store.last_event()

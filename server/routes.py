@@ -7,6 +7,7 @@ import shutil
 import time
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
@@ -14,6 +15,7 @@ from server import __version__, results
 from server.context import Context
 from server.errors import ApiError
 from server.schemas import (
+    FINISHED,
     ErrorBody,
     Health,
     JobCreate,
@@ -88,6 +90,14 @@ def build_router(context: Context) -> APIRouter:
                 )
             response.status_code = 200
             return show(body.id)
+        if store.was_deleted(body.id):
+            raise ApiError(
+                409,
+                "job_deleted",
+                f"id: the job {body.id} was deleted",
+                field="id",
+                remedy="make a new UUID for a new job",
+            )
         model = context.models.check(body.request.model)
         if not home.clip(body.request.clip).exists():
             raise ApiError(
@@ -164,13 +174,32 @@ def build_router(context: Context) -> APIRouter:
         events.wake()
         return show(id)
 
+    @router.delete("/jobs/{id}", status_code=204)
+    async def delete_job(id: str) -> Response:
+        """Remove a finished job with its result. It cannot be brought back, and its id stays taken. Twice is once."""
+        if store.was_deleted(id.lower()):
+            return Response(status_code=204)
+        job = find(id)
+        if job.state not in FINISHED:
+            raise ApiError(
+                409,
+                "job_not_finished",
+                f"the job is {job.state}: only a finished one can be deleted",
+                field="id",
+                remedy="cancel it first",
+            )
+        await to_thread.run_sync(home.remove_result, job.id)  # first: after a crash in between it can be repeated
+        store.delete(job.id)
+        events.wake()
+        return Response(status_code=204)
+
     @router.get("/events", response_class=StreamingResponse)
     async def follow(
         since: Annotated[int | None, Query(ge=0, le=2**53, description="last id seen; none: from now on")] = None,
         job: Annotated[str | None, Query(description="only of this job")] = None,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> StreamingResponse:
-        """Server-sent events: ``job`` (a JobView), ``progress`` ({id, progress}), ``reset`` (list the jobs again)."""
+        """Server-sent: ``job`` (a JobView), ``progress`` ({id, progress}), ``deleted`` ({id}), ``reset`` (list again)."""
         if last_event_id is not None and last_event_id.isdecimal():
             since = int(last_event_id)
         if job is not None:

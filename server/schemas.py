@@ -121,6 +121,7 @@ class Attempt(BaseModel):
 
 class JobResult(BaseModel):
     video: str
+    scene: str = Field(description="what it was made from, frame by frame; 404 where nothing could be drawn")
     metadata: str
     preview: str
 

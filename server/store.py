@@ -343,6 +343,21 @@ class Store:
             f"SELECT id, priority FROM jobs WHERE state = 'queued' AND owner = ? ORDER BY {_QUEUE_ORDER}", (owner,)
         ).fetchall()
 
+    def delete(self, job: str) -> bool:
+        """Take a finished job out of the history. False: it is not finished, or not there. Its id stays taken."""
+        with self._transaction():
+            gone = self._db.execute(
+                "DELETE FROM jobs WHERE id = ? AND state IN (?, ?, ?)", (job, *(str(state) for state in FINISHED))
+            )
+            if gone.rowcount == 0:
+                return False
+            self._db.execute("INSERT INTO deleted (id, at) VALUES (?, ?)", (job, time.time()))
+            self._insert_event("deleted", job, json.dumps({"id": job}))
+        return True
+
+    def was_deleted(self, job: str) -> bool:
+        return self._db.execute("SELECT 1 FROM deleted WHERE id = ?", (job,)).fetchone() is not None
+
     # results and clips on disk, for the clean-up
 
     def kept_results(self) -> list[tuple[str, float, int]]:

@@ -88,4 +88,11 @@ _SHARES = """
     END;
 """
 
-MIGRATIONS = (_FIRST, _SHARES)
+_DELETED = """
+    CREATE TABLE deleted (     -- ids of jobs that people have removed: a client that repeats one must not start it anew
+        id TEXT PRIMARY KEY,
+        at REAL NOT NULL
+    ) WITHOUT ROWID;
+"""
+
+MIGRATIONS = (_FIRST, _SHARES, _DELETED)

@@ -56,7 +56,8 @@ def job_view(row: Row, position: int | None) -> JobView:
     base = f"/v1/jobs/{row['id']}"
     result = None
     if row["state"] == "done" and row["removed"] is None:
-        result = JobResult(video=f"{base}/video.mp4", metadata=f"{base}/metadata.json", preview=f"{base}/preview.jpg")
+        names = {"video": "video.mp4", "scene": "scene.mp4", "metadata": "metadata.json", "preview": "preview.jpg"}
+        result = JobResult(**{kind: f"{base}/{name}" for kind, name in names.items()})
     return JobView.model_construct(
         id=row["id"],
         state=JobState(row["state"]),
