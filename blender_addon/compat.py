@@ -17,3 +17,19 @@ def png_settings(image_settings: bpy.types.ImageFormatSettings) -> dict[str, Any
     """Attributes for 8-bit RGB PNGs, in the order to set them. 5.0 asks for the kind of file before its format."""
     kind = {"media_type": "IMAGE"} if hasattr(image_settings, "media_type") else {}
     return {**kind, "file_format": "PNG", "color_mode": "RGB", "color_depth": "8"}
+
+
+def action_curves(owner: bpy.types.ID) -> list[bpy.types.FCurve]:
+    """The F-curves that animate ``owner``; actions have layers and slots since 4.4, and nothing else since 5.0."""
+    data = owner.animation_data
+    if data is None or data.action is None:
+        return []
+    slot = data.action_slot
+    return [
+        curve
+        for layer in data.action.layers
+        for strip in layer.strips
+        for bag in strip.channelbags
+        if slot is not None and bag.slot_handle == slot.handle
+        for curve in bag.fcurves
+    ]

@@ -61,7 +61,7 @@ class HVG3D_AddonPreferences(bpy.types.AddonPreferences):
     )
 
     def draw(self, context) -> None:
-        from .ui.panels import draw_server
+        from .ui.common import draw_server
 
         layout = self.layout
         layout.use_property_split = True

@@ -8,19 +8,31 @@ from bpy.props import (
     BoolProperty,
     CollectionProperty,
     EnumProperty,
+    FloatProperty,
     IntProperty,
     PointerProperty,
     StringProperty,
 )
 
 from .runtime import RUNTIME
+from .scene.meshes import GEOMETRY_TYPES
 
+MARKABLE_TYPES = GEOMETRY_TYPES | {"ARMATURE", "EMPTY"}
 ROLE_ITEMS = (
     ("left_hand", "Left Hand", "A left hand, with or without its arm", "VIEW_PAN", 0),
     ("right_hand", "Right Hand", "A right hand, with or without its arm", "VIEW_PAN", 1),
     ("object", "Object", "Something that hands hold or touch", "OBJECT_DATA", 2),
     ("other", "Other", "Something else that the video shall follow", "DOT", 3),
 )
+LEAD_IN_TEXT = "Frames that the hand takes for its way to the object and for closing, before the frame of contact"
+HOLD_TEXT = "From the frame of contact on, the object follows the hand (a Child Of constraint, switched on by keys)"
+PLACEMENT_ITEMS = (
+    ("AUTO", "Find a Place", "Try places and directions round the object and take the best grasp near the hand"),
+    ("PALM", "Move Along Palm", "Keep the hand's direction and move it along the palm's normal until it touches"),
+    ("STAY", "Stay", "The hand stays where it is and only the fingers close"),
+)
+# (inference steps, or 0 for the model's own) of every quality
+QUALITY_STEPS = {"DRAFT": 12, "STANDARD": 0, "FINE": 75}
 SERVERS_CHOICE = "SERVER_DEFAULT"
 _model_items_cache: list[tuple] = []  # Blender keeps no reference to the strings of dynamic enums
 
@@ -47,15 +59,128 @@ def _set_model(self, value: int) -> None:
     self.model = "" if identifier == SERVERS_CHOICE else identifier
 
 
+def _overlay_switched(self, context) -> None:
+    from .overlay import display
+
+    display.switch(self.show)
+
+
+def _overlay_redraw(self, context) -> None:
+    from .overlay import display
+
+    display.redraw()
+
+
+def _not_kept(self, context) -> None:
+    """Another source of the first picture: what is shown no longer belongs to it."""
+    self.reference_keep = False
+
+
 class HVG3D_ObjectRef(bpy.types.PropertyGroup):
+    """An object, or a collection that stands for all of its objects."""
+
     object: PointerProperty(type=bpy.types.Object, name="Object")
+    collection: PointerProperty(type=bpy.types.Collection, name="Collection")
 
 
 class HVG3D_Entity(bpy.types.PropertyGroup):
     """A marked hand or object; ``name`` is what the clip calls it."""
 
-    role: EnumProperty(name="Role", items=ROLE_ITEMS, default="object")
+    role: EnumProperty(
+        name="Role", description="What it is; change it where a guess is wrong", items=ROLE_ITEMS, default="object"
+    )
     objects: CollectionProperty(type=HVG3D_ObjectRef)
+    reason: StringProperty(name="Guessed From", description="Why it was taken for this; empty if it was marked by hand")
+
+    def members(self) -> list[bpy.types.Object]:
+        """The marked objects, those of marked collections included, without what has been deleted."""
+        found: dict[bpy.types.Object, None] = {}
+        for ref in self.objects:
+            if ref.object is not None:
+                found.setdefault(ref.object)
+            if ref.collection is not None:
+                found.update(dict.fromkeys(obj for obj in ref.collection.all_objects if obj.type in MARKABLE_TYPES))
+        return list(found)
+
+
+class HVG3D_OverlaySettings(bpy.types.PropertyGroup):
+    """What the viewport shows of the points that will be sent."""
+
+    show: BoolProperty(
+        name="Show Points",
+        description="Draw the points that will be sent over the scene in every 3D viewport",
+        default=False,
+        options=set(),
+        update=_overlay_switched,
+    )
+    color: EnumProperty(
+        name="Colour",
+        description="What the colour of a point tells",
+        items=(
+            ("CONTACT", "Contact", "How near the hand's points are to the object: yellow touches, red is inside it"),
+            ("ENTITY", "Hand or Object", "One colour for every marked hand and object"),
+            ("VISIBILITY", "Visibility", "Bright where the camera sees the point, dark where something hides it"),
+        ),
+        default="CONTACT",
+        options=set(),
+        update=_overlay_redraw,
+    )
+    point_size: IntProperty(
+        name="Point Size", default=4, min=1, max=20, subtype="PIXEL", options=set(), update=_overlay_redraw
+    )
+    in_front: BoolProperty(
+        name="In Front",
+        description="Draw the points over everything, also where the scene hides them from this viewport",
+        default=True,
+        options=set(),
+        update=_overlay_redraw,
+    )
+    show_trails: BoolProperty(
+        name="Track Trails",
+        description="Draw where tracks have been and will be, in the frames that were looked at already",
+        default=True,
+        options=set(),
+        update=_overlay_redraw,
+    )
+    trail_frames: IntProperty(
+        name="Frames",
+        description="Length of the trails before and after the current frame",
+        default=12,
+        min=1,
+        max=250,
+        options=set(),
+        update=_overlay_redraw,
+    )
+    trail_count: IntProperty(
+        name="Trails", description="Tracks drawn for each hand and object", default=48, min=1, max=4096, options=set()
+    )
+    show_graph: BoolProperty(
+        name="Graph in the Timeline",
+        description="Draw distance and penetration between hand and object over the frames of the timeline",
+        default=True,
+        options=set(),
+        update=_overlay_redraw,
+    )
+    tolerance: FloatProperty(
+        name="Tolerance",
+        description="Skin deeper than this inside the object counts as a fault; skin nearer than this touches it",
+        default=0.003,
+        min=0.0,
+        soft_max=0.02,
+        precision=4,
+        step=0.1,
+        unit="LENGTH",
+        options=set(),
+        update=_overlay_redraw,
+    )
+
+
+class HVG3D_GraspSettings(bpy.types.PropertyGroup):
+    """How the Grasp button works; the operator itself takes the same as arguments."""
+
+    lead_in: IntProperty(name="Lead-In", description=LEAD_IN_TEXT, default=16, min=2, max=500, options=set())
+    placement: EnumProperty(name="Wrist", items=PLACEMENT_ITEMS, default="AUTO", options=set())
+    hold: BoolProperty(name="Hold", description=HOLD_TEXT, default=False, options=set())
 
 
 class HVG3D_SceneSettings(bpy.types.PropertyGroup):
@@ -98,9 +223,22 @@ class HVG3D_SceneSettings(bpy.types.PropertyGroup):
             ("IMAGE", "Picture", "A picture file, cropped to the aspect of the video"),
             ("MOVIE", "Movie", "One frame of a movie file, cropped to the aspect of the video"),
         ),
+        update=_not_kept,
     )
     reference_path: StringProperty(name="File", subtype="FILE_PATH", options=set())
-    reference_frame: IntProperty(name="Movie Frame", default=1, min=1, options=set())
+    reference_frame: IntProperty(
+        name="Movie Frame", description="Frame of the movie; the first is 1", default=1, min=1, options=set()
+    )
+    reference_image: PointerProperty(
+        type=bpy.types.Image, name="First Picture", description="The first picture as it was last looked at"
+    )
+    reference_made_from: StringProperty(description="Settings that the kept picture was made from", options={"HIDDEN"})
+    reference_keep: BoolProperty(
+        name="Keep This Picture",
+        description="Send the picture shown here; switched off, the first frame is rendered anew for every video",
+        default=False,
+        options=set(),
+    )
 
     prompt: StringProperty(
         name="Prompt", description="What the video shows: the person's hand, the object, the place, the light"
@@ -110,6 +248,52 @@ class HVG3D_SceneSettings(bpy.types.PropertyGroup):
     model_choice: EnumProperty(
         name="Model", description="Network that makes the video", items=_model_items, get=_get_model, set=_set_model
     )
+
+    quality: EnumProperty(
+        name="Quality",
+        description="How many steps the network takes: more steps cost more time",
+        items=(
+            ("DRAFT", "Draft", f"{QUALITY_STEPS['DRAFT']} steps: quick, to see the motion"),
+            ("STANDARD", "Standard", "As many steps as the model's makers advise"),
+            ("FINE", "Fine", f"{QUALITY_STEPS['FINE']} steps: slow, for the last render"),
+            ("CUSTOM", "Custom", "The number of steps set under Advanced"),
+        ),
+        default="STANDARD",
+        options=set(),
+    )
+    steps: IntProperty(
+        name="Steps", description="Steps of the network for Custom quality", default=50, min=1, max=1000, options=set()
+    )
+    use_guidance: BoolProperty(
+        name="Own Guidance", description="Set the guidance here; switched off, the model's own is used", options=set()
+    )
+    guidance: FloatProperty(
+        name="Guidance",
+        description="How closely the video follows the prompt; too high looks harsh",
+        default=6.0,
+        min=0.0,
+        max=50.0,
+        options=set(),
+    )
+    negative_prompt: StringProperty(name="Avoid", description="What the video shall not show", options=set())
+    control_scale: FloatProperty(
+        name="Follow Scene",
+        description="How strongly the video is tied to the scene's points and tracks; 1 is as trained",
+        default=1.0,
+        min=0.0,
+        max=10.0,
+        soft_max=2.0,
+        options=set(),
+    )
+    use_points: BoolProperty(
+        name="Points", description="Let the network see the point cloud", default=True, options=set()
+    )
+    use_tracking: BoolProperty(
+        name="Tracks", description="Let the network see the motion tracks", default=True, options=set()
+    )
+
+    overlay: PointerProperty(type=HVG3D_OverlaySettings)
+    grasp: PointerProperty(type=HVG3D_GraspSettings)
 
     points_per_entity: IntProperty(
         name="Points",
@@ -142,5 +326,9 @@ class HVG3D_SceneSettings(bpy.types.PropertyGroup):
     def camera_of(self, scene: bpy.types.Scene) -> bpy.types.Object | None:
         return self.camera or scene.camera
 
+    def inference_steps(self) -> int | None:
+        """Steps to ask the server for; None is the model's own number."""
+        return (self.steps if self.quality == "CUSTOM" else QUALITY_STEPS[self.quality]) or None
 
-CLASSES = (HVG3D_ObjectRef, HVG3D_Entity, HVG3D_SceneSettings)
+
+CLASSES = (HVG3D_ObjectRef, HVG3D_Entity, HVG3D_OverlaySettings, HVG3D_GraspSettings, HVG3D_SceneSettings)

@@ -8,16 +8,26 @@ import atexit
 import bpy
 
 from . import preferences, properties, pump
-from .ops import export, marking, server
+from .ops import export, grasp, hand, marking, server, setup
+from .ops import overlay as overlay_ops
+from .overlay import display
 from .runtime import RUNTIME
-from .ui import panels
+from .ui import marks, render, shot
+from .ui import overlay as overlay_panel
 
 _CLASSES = (
     *properties.CLASSES,
     *marking.CLASSES,
+    *setup.CLASSES,
+    *hand.CLASSES,
+    *grasp.CLASSES,
+    *overlay_ops.CLASSES,
     *export.CLASSES,
     *server.CLASSES,
-    *panels.CLASSES,
+    *marks.CLASSES,
+    *shot.CLASSES,
+    *overlay_panel.CLASSES,
+    *render.CLASSES,
     *preferences.CLASSES,
 )
 
@@ -26,6 +36,7 @@ def register() -> None:
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.hvg3d = bpy.props.PointerProperty(type=properties.HVG3D_SceneSettings)
+    bpy.app.handlers.load_post.append(display.after_load)
     atexit.register(_at_exit)
     if not bpy.app.background:
         bpy.app.timers.register(_first_look, first_interval=1.0, persistent=True)
@@ -33,6 +44,8 @@ def register() -> None:
 
 def unregister() -> None:
     _let_go()
+    display.switch(False)
+    bpy.app.handlers.load_post.remove(display.after_load)
     atexit.unregister(_at_exit)
     if bpy.app.timers.is_registered(_first_look):
         bpy.app.timers.unregister(_first_look)

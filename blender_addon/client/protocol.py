@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 API_VERSION = "v1"
@@ -47,9 +47,15 @@ class GenerationRequest:
     model: str
     prompt: str
     seed: int
+    negative_prompt: str = ""
+    num_inference_steps: int | None = None  # None: the model's own
+    guidance_scale: float | None = None
+    control_scale: float = 1.0
+    use_points: bool = True
+    use_tracking: bool = True
 
     def to_json(self, clip_sha256: str) -> dict[str, Any]:
-        return {"clip": clip_sha256, "model": self.model or None, "prompt": self.prompt, "seed": self.seed}
+        return {**asdict(self), "clip": clip_sha256, "model": self.model or None}
 
 
 @dataclass(frozen=True)

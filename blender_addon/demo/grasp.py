@@ -192,11 +192,16 @@ def approach(
     return placed
 
 
-def grasp(model: HandModel, wrist: np.ndarray, start: np.ndarray, distance: Distance) -> Grasp | None:
-    """Approach and close. `wrist` 4×4 is in object space; it is moved along the palm's normal only."""
-    placed = approach(model, wrist, start, distance)
-    if placed is None:
-        return None
+def grasp(
+    model: HandModel, wrist: np.ndarray, start: np.ndarray, distance: Distance, reach: float = 0.14
+) -> Grasp | None:
+    """Approach from `reach` and close. `wrist` 4×4 is in object space; it is moved along the palm's normal only."""
+    placed = approach(model, wrist, start, distance, reach)
+    return None if placed is None else close_round(model, placed, start, distance)
+
+
+def close_round(model: HandModel, placed: np.ndarray, start: np.ndarray, distance: Distance) -> Grasp:
+    """Close the fingers of a hand whose wrist 4×4 stays where it is."""
     path = close_hand(model, placed, start, distance)
     points = model.pose(path[-1], placed)
     depth = distance(points)

@@ -205,7 +205,7 @@ class HVG3D_OT_render_real(_ExportSteps, bpy.types.Operator):
     def use_clip(self, context, clip: Clip) -> None:
         scene = bpy.data.scenes[self._scene_name]
         shot = scene.hvg3d
-        request = GenerationRequest(shot.model, shot.prompt, shot.seed)
+        request = generation_request(shot)
         label = f"{Path(bpy.data.filepath).stem or 'untitled'}, {scene.name}"
         task = RenderTask(server_address(), clip, request, Path(), label)
         task.output = result_path(scene, shot.seed, task.id)
@@ -213,6 +213,21 @@ class HVG3D_OT_render_real(_ExportSteps, bpy.types.Operator):
         RUNTIME.task_frame_start = shot.range_of(scene)[0]
         task.start()
         pump.ensure_running()
+
+
+def generation_request(shot) -> GenerationRequest:
+    """The scene's settings as they are sent."""
+    return GenerationRequest(
+        shot.model,
+        shot.prompt,
+        shot.seed,
+        negative_prompt=shot.negative_prompt,
+        num_inference_steps=shot.inference_steps(),
+        guidance_scale=shot.guidance if shot.use_guidance else None,
+        control_scale=shot.control_scale,
+        use_points=shot.use_points,
+        use_tracking=shot.use_tracking,
+    )
 
 
 def _poll(cls, context, *, video: bool) -> bool:

@@ -1,157 +1,209 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Marking hands and objects, and other settings of a shot that need more than a field."""
+"""Marking hands and objects."""
 
 from __future__ import annotations
 
-import random
+from collections.abc import Iterable
 
 import bpy
-from bpy.props import EnumProperty, IntProperty
+from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
-from ..properties import ROLE_ITEMS
-from ..scene.meshes import GEOMETRY_TYPES
+from ..properties import MARKABLE_TYPES, ROLE_ITEMS
+from ..scene.guess import guess_marks
+from ..shot import entity_problem
 
-_MARKABLE = GEOMETRY_TYPES | {"ARMATURE", "EMPTY"}
 
+def mark_objects(
+    shot,
+    objects: Iterable[bpy.types.Object],
+    role: str,
+    collection: bpy.types.Collection | None = None,
+    reason: str = "",
+):
+    """Marks ``objects``, or ``collection`` for all of its objects, and returns the entity they now belong to.
 
-class HVG3D_OT_mark(bpy.types.Operator):
-    bl_idname = "hvg3d.mark"
-    bl_label = "Mark Selected"
-    bl_description = "Mark the selected objects. A hand's armature or a parent empty stands for all of its meshes"
-    bl_options = {"REGISTER", "UNDO"}
-
-    role: EnumProperty(name="Role", items=ROLE_ITEMS, default="object")
-
-    @classmethod
-    def poll(cls, context):
-        if not any(obj.type in _MARKABLE for obj in context.selected_objects):
-            cls.poll_message_set("Select the meshes, the armature or the empty of a hand or an object first")
-            return False
-        return True
-
-    def execute(self, context):
-        shot = context.scene.hvg3d
-        chosen = [obj for obj in context.selected_objects if obj.type in _MARKABLE]
-        if context.active_object in chosen:
-            chosen.sort(key=lambda obj: obj != context.active_object)
-        _release(shot, chosen)
-        entity = next((e for e in shot.entities if e.role == self.role), None) if self.role.endswith("_hand") else None
-        if entity is None:  # each hand is one entity, objects are one each
-            entity = shot.entities.add()
-            entity.role = self.role
-            label = self.role.replace("_", " ") if self.role.endswith("_hand") else chosen[0].name
-            taken = {other.name for other in shot.entities}
-            entity.name = next(name for name in (label, *(f"{label} {n}" for n in range(2, 999))) if name not in taken)
-        for obj in chosen:
+    Each hand is one entity, objects are one each. What was marked as something else before changes sides.
+    """
+    objects = list(objects)
+    _release(shot, objects, collection)
+    is_hand = role.endswith("_hand")
+    entity = next((e for e in shot.entities if e.role == role), None) if is_hand else None
+    if entity is None:
+        entity = shot.entities.add()
+        entity.role = role
+        label = role.replace("_", " ") if is_hand else (collection or objects[0]).name
+        taken = {other.name for other in shot.entities}
+        entity.name = next(name for name in (label, *(f"{label} {n}" for n in range(2, 999))) if name not in taken)
+    entity.reason = reason
+    if collection is not None:
+        entity.objects.add().collection = collection
+    else:
+        for obj in objects:
             entity.objects.add().object = obj
-        shot.entity_index = list(shot.entities).index(entity)
-        return {"FINISHED"}
+    shot.entity_index = list(shot.entities).index(entity)
+    return entity
 
 
-def _release(shot, objects) -> None:
-    """Take ``objects`` out of what they were marked as before."""
+def _release(shot, objects: list[bpy.types.Object], collection: bpy.types.Collection | None) -> None:
     for index in reversed(range(len(shot.entities))):
         refs = shot.entities[index].objects
         for place in reversed(range(len(refs))):
-            if refs[place].object in objects:
+            ref = refs[place]
+            if ref.object in objects or (collection is not None and ref.collection == collection):
                 refs.remove(place)
-                if len(refs) == 0:
-                    shot.entities.remove(index)
-                    break
+        if len(refs) == 0:
+            shot.entities.remove(index)
 
 
-class HVG3D_OT_unmark(bpy.types.Operator):
-    bl_idname = "hvg3d.unmark"
-    bl_label = "Remove Mark"
-    bl_description = "Take this hand or object out of the list; it stays in the scene"
+class _OnEntity:
+    """Operators on one line of the list."""
+
     bl_options = {"REGISTER", "UNDO"}
-
-    index: IntProperty(name="Index", default=-1, options={"HIDDEN"})
+    index: IntProperty(
+        name="Index", description="Line of the list; -1 is the active one", default=-1, options={"HIDDEN"}
+    )
 
     def execute(self, context):
         shot = context.scene.hvg3d
         index = self.index if self.index >= 0 else shot.entity_index
-        if index >= len(shot.entities):
+        if not 0 <= index < len(shot.entities):
+            self.report({"WARNING"}, f"There is no mark number {index + 1}")
             return {"CANCELLED"}
-        shot.entities.remove(index)
-        shot.entity_index = max(0, min(shot.entity_index, len(shot.entities) - 1))
+        self.act(context, shot, index)
         return {"FINISHED"}
 
 
-class HVG3D_OT_select_marked(bpy.types.Operator):
+class HVG3D_OT_mark(bpy.types.Operator):
+    """Python: ``bpy.ops.hvg3d.mark(role='right_hand')``, or with ``collection='Hand'`` for a whole collection."""
+
+    bl_idname = "hvg3d.mark"
+    bl_label = "Mark"
+    bl_description = (
+        "Mark the selected objects, or all of a collection. A hand's armature or a parent empty stands for its meshes"
+    )
+    bl_options = {"REGISTER", "UNDO"}
+
+    role: EnumProperty(name="Role", description="What they are", items=ROLE_ITEMS, default="object")
+    collection: StringProperty(
+        name="Collection", description="Mark this collection instead of the selected objects", default=""
+    )
+
+    @classmethod
+    def poll(cls, context):
+        if context.scene is None:
+            cls.poll_message_set("There is no scene")
+            return False
+        return True
+
+    @classmethod
+    def description(cls, context, properties):
+        role = properties.role.replace("_", " ")
+        if properties.collection:
+            return f"Mark everything in collection {properties.collection!r} as {role}"
+        return f"Mark the selected objects as {role}. A hand's armature or a parent empty stands for its meshes"
+
+    def execute(self, context):
+        if self.collection:
+            collection = bpy.data.collections.get(self.collection)
+            if collection is None or not any(obj.type in MARKABLE_TYPES for obj in collection.all_objects):
+                self.report({"ERROR"}, f"Collection {self.collection!r} has nothing with a surface; choose another one")
+                return {"CANCELLED"}
+            mark_objects(context.scene.hvg3d, [], self.role, collection)
+            return {"FINISHED"}
+        chosen = [obj for obj in context.selected_objects if obj.type in MARKABLE_TYPES]
+        if not chosen:
+            self.report({"ERROR"}, "Select the meshes, the armature or the empty of a hand or an object first")
+            return {"CANCELLED"}
+        chosen.sort(key=lambda obj: obj != context.active_object)
+        mark_objects(context.scene.hvg3d, chosen, self.role)
+        return {"FINISHED"}
+
+
+class HVG3D_OT_guess_marks(bpy.types.Operator):
+    """Python: ``bpy.ops.hvg3d.guess_marks(keep=True)``."""
+
+    bl_idname = "hvg3d.guess_marks"
+    bl_label = "Guess"
+    bl_description = (
+        "Find hands and objects by their names, bones and sizes. Look at the result in the list and correct it there"
+    )
+    bl_options = {"REGISTER", "UNDO"}
+
+    keep: BoolProperty(name="Keep Marks", description="Leave what is marked already as it is", default=True)
+
+    def execute(self, context):
+        shot = context.scene.hvg3d
+        if not self.keep:
+            shot.entities.clear()
+        marked = {obj for entity in shot.entities for obj in entity.members()}
+        roles = {entity.role for entity in shot.entities}
+        new = [
+            guess
+            for guess in guess_marks(context.scene)
+            if not marked.intersection(guess.objects)
+            and not (guess.role in roles and (guess.role.endswith("_hand") or guess.role == "object"))
+        ]
+        for guess in new:
+            mark_objects(shot, guess.objects, guess.role, reason=guess.reason)
+        if not new:
+            self.report({"WARNING"}, "Nothing found that looks like a hand or an object; select it and mark it")
+            return {"CANCELLED"}
+        found = "; ".join(f"{g.objects[0].name} as {g.role.replace('_', ' ')}: {g.reason}" for g in new)
+        self.report({"INFO"}, f"Guessed {found}")
+        return {"FINISHED"}
+
+
+class HVG3D_OT_unmark(_OnEntity, bpy.types.Operator):
+    bl_idname = "hvg3d.unmark"
+    bl_label = "Remove Mark"
+    bl_description = "Take this hand or object out of the list; it stays in the scene"
+
+    def act(self, context, shot, index):
+        shot.entities.remove(index)
+        shot.entity_index = max(0, min(shot.entity_index, len(shot.entities) - 1))
+
+
+class HVG3D_OT_select_marked(_OnEntity, bpy.types.Operator):
     bl_idname = "hvg3d.select_marked"
     bl_label = "Select Marked"
     bl_description = "Select the objects of this hand or object in the scene"
-    bl_options = {"REGISTER", "UNDO"}
 
-    index: IntProperty(name="Index", default=0, options={"HIDDEN"})
-
-    def execute(self, context):
-        entities = context.scene.hvg3d.entities
-        if self.index >= len(entities):
-            return {"CANCELLED"}
-        wanted = {ref.object for ref in entities[self.index].objects if ref.object is not None}
+    def act(self, context, shot, index):
+        wanted = set(shot.entities[index].members())
         for obj in context.view_layer.objects:
             obj.select_set(obj in wanted)
         active = next((obj for obj in context.view_layer.objects if obj in wanted), None)
         if active is not None:
             context.view_layer.objects.active = active
-        return {"FINISHED"}
 
 
-class HVG3D_OT_use_frame_count(bpy.types.Operator):
-    bl_idname = "hvg3d.use_frame_count"
-    bl_label = "Use This Many Frames"
-    bl_description = (
-        "The network works on 1 or 8k+1 frames. Ends the shot's own range there; the scene's stays as it is"
-    )
-    bl_options = {"REGISTER", "UNDO"}
+class HVG3D_OT_show_marked(_OnEntity, bpy.types.Operator):
+    bl_idname = "hvg3d.show_marked"
+    bl_label = "Make Visible"
+    bl_description = "Show the objects of this hand or object in viewport and renders, and take dead ones off the list"
 
-    frames: IntProperty(name="Frames", default=49, min=1)
-
-    def execute(self, context):
-        shot = context.scene.hvg3d
-        if shot.every_frame:
-            first = shot.range_of(context.scene)[0]
-            shot.frame_start, shot.frame_end = first, first + self.frames - 1
-            shot.use_scene_range = False
-        else:
-            shot.num_frames = self.frames
-        return {"FINISHED"}
-
-
-class HVG3D_OT_add_camera(bpy.types.Operator):
-    bl_idname = "hvg3d.add_camera"
-    bl_label = "Add Camera"
-    bl_description = "Add a camera that looks as the 3D viewport does now, and make it the scene's"
-    bl_options = {"REGISTER", "UNDO"}
-
-    def execute(self, context):
-        camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
-        context.scene.collection.objects.link(camera)
-        view = getattr(context.space_data, "region_3d", None)
-        if view is not None:
-            camera.matrix_world = view.view_matrix.inverted()
-        context.scene.camera = camera
-        return {"FINISHED"}
-
-
-class HVG3D_OT_new_seed(bpy.types.Operator):
-    bl_idname = "hvg3d.new_seed"
-    bl_label = "New Seed"
-    bl_description = "Choose another seed at random, for another video of the same shot"
-    bl_options = {"REGISTER", "UNDO"}
-
-    def execute(self, context):
-        context.scene.hvg3d.seed = random.randrange(2**31 - 1)
-        return {"FINISHED"}
+    def act(self, context, shot, index):
+        entity = shot.entities[index]
+        for place in reversed(range(len(entity.objects))):
+            ref = entity.objects[place]
+            obj = ref.object
+            if ref.collection is None and (obj is None or context.scene.objects.get(obj.name) != obj):
+                entity.objects.remove(place)
+        for obj in entity.members():
+            obj.hide_render = obj.hide_viewport = False
+            for child in obj.children_recursive:
+                child.hide_render = child.hide_viewport = False
+            if context.view_layer.objects.get(obj.name) is not None:
+                obj.hide_set(False)
+        problem = entity_problem(context.scene, entity)
+        if problem:
+            self.report({"WARNING"}, problem)
 
 
 CLASSES = (
     HVG3D_OT_mark,
+    HVG3D_OT_guess_marks,
     HVG3D_OT_unmark,
     HVG3D_OT_select_marked,
-    HVG3D_OT_use_frame_count,
-    HVG3D_OT_add_camera,
-    HVG3D_OT_new_seed,
+    HVG3D_OT_show_marked,
 )

@@ -92,7 +92,14 @@ def export(scene: bpy.types.Scene, folder: Path) -> None:
     assert clip.joints is not None
     assert clip.views[0].point_visible.any()
 
-    bpy.data.objects[scene.hvg3d.entities[1].objects[0].object.name].hide_render = True
+    mug = scene.hvg3d.entities[1].objects[0].object
+    mug.hide_render = True
+    assert "Mug is hidden in renders" in module("shot").blocking(scene, video=False)
+    assert not bpy.ops.hvg3d.export_clip.poll()
+    assert bpy.ops.hvg3d.show_marked(index=1) == {"FINISHED"}
+    assert not mug.hide_render
+    # A fault that only the meshes themselves show.
+    mug.modifiers.new("Gone", "MASK").vertex_group = mug.vertex_groups.new(name="Nothing").name
     message = ""
     try:
         bpy.ops.hvg3d.export_clip(filepath=str(folder / "no.safetensors"))
@@ -101,7 +108,7 @@ def export(scene: bpy.types.Scene, folder: Path) -> None:
     assert "make it visible" in message, message
     assert "make it visible" in module("runtime").RUNTIME.problem
     assert not (folder / "no.safetensors").exists()
-    bpy.data.objects[scene.hvg3d.entities[1].objects[0].object.name].hide_render = False
+    mug.modifiers.remove(mug.modifiers["Gone"])
 
 
 def pumped(condition, seconds: float = 30.0) -> None:
