@@ -155,6 +155,7 @@ class Home:
             path = folder / name
             if not path.is_file() or path.stat().st_size == 0:
                 raise FileNotFoundError(f"the worker said it was done, but {name} is missing or empty")
+        for path in folder.iterdir():
             with open(path, "r+b") as file:
                 os.fsync(file.fileno())
         sync_folder(folder)
