@@ -228,11 +228,13 @@ def write_transformer(
                 other = weights[step.source]
                 if other.shape != tensor.shape or not torch.equal(other.to(tensor.dtype), tensor):
                     differences.append(step.source)
-            tensor = as_stored(tensor, dtype)
-            if tuple(tensor.shape) != step.shape:  # fuse, whose second half reads the point cloud
-                tensor = torch.cat([tensor, torch.zeros_like(tensor)], dim=1)
-        writer.add(step.target, tensor)
+            # Two names for one piece of a mapped file are two tensors in the new one.
+            tensor = as_stored(tensor.clone() if step.filled else tensor, dtype)
         counts["filled" if step.filled else "used"] += tensor.numel()
+        if tuple(tensor.shape) != step.shape:  # fuse, whose second half reads the point cloud
+            counts["filled"] += tensor.numel()
+            tensor = torch.cat([tensor, torch.zeros_like(tensor)], dim=1)
+        writer.add(step.target, tensor)
     writer.close()
     model.save_config(out)
     return counts, writer.total_bytes, differences

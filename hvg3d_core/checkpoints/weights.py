@@ -92,8 +92,9 @@ def weight_files(path: Path) -> dict[Path, list[str]]:
 def open_weights(path: Path) -> Iterator[Weights]:
     """Open a network's weights for reading. Raises ModelError for what is missing, cut off or contradictory."""
     files: dict[str, Any] = {}
+    found = weight_files(path)
     with ExitStack() as stack:
-        for file, listed in weight_files(path).items():
+        for file, listed in found.items():
             try:
                 handle = stack.enter_context(safe_open(file, framework="pt"))
             except FileNotFoundError:
@@ -105,7 +106,7 @@ def open_weights(path: Path) -> Iterator[Weights]:
             if absent:
                 raise ModelError(f"{file}: {sorted(absent)[0]} is not in it, though the index says so")
             files.update(dict.fromkeys(sorted(names), handle))
-        yield Weights(path if path.is_dir() else path.parent, files)
+        yield Weights(next(iter(found)).parent, files)
 
 
 class ShardWriter:
