@@ -199,7 +199,7 @@ def build_router(context: Context) -> APIRouter:
         job: Annotated[str | None, Query(description="only of this job")] = None,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> StreamingResponse:
-        """Server-sent: ``job`` (a JobView), ``progress`` ({id, progress}), ``deleted`` ({id}), ``reset`` (list again)."""
+        """Server-sent events: ``job`` (a JobView), ``progress``, ``deleted`` and ``reset`` (list the jobs again)."""
         if last_event_id is not None and last_event_id.isdecimal():
             since = int(last_event_id)
         if job is not None:
