@@ -197,9 +197,9 @@ def parse(argv: Sequence[str] | None) -> Settings:
 
 def print_clean_up(settings: Settings) -> None:
     """Also while a server is at work in this home: nothing is changed."""
-    home = Home(settings.home)
-    if not home.database.exists():
+    if not (settings.home / "jobs.sqlite3").exists():
         raise StoreError(f"{settings.home} holds no job table: give the --home of a server")
+    home = Home(settings.home)
     store = Store(home.database, read_only=True)
     print(describe(plan(store, home, settings.keep_days, settings.keep_bytes)))
     store.close()
