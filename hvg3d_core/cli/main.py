@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from .models import app as models_app
+
 app = typer.Typer(
     help="Real-looking video of hands and objects, conditioned on native 3D.",
     no_args_is_help=True,
@@ -98,14 +100,7 @@ def inspect(
     typer.echo(f"contact sheet: {target}")
 
 
-@app.command()
-def models() -> None:
-    """List the models: what each is, its licence, its size, whether it is here."""
-    from ..checkpoints.registry import list_models
-
-    for entry in list_models():
-        state = f"{entry['bytes'] / 1e6:.1f} MB, installed" if entry["installed"] else "not installed"
-        typer.echo(f"{entry['id']}: {entry['title']} ({entry['licence']}; {state})\n  {entry['summary']}")
+app.add_typer(models_app, name="models")
 
 
 @app.command()
