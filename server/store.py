@@ -159,8 +159,8 @@ class Store:
         """Whoever comes (back) starts level with the one served least: idle time earns no credit, nor costs any."""
         # Charges of running attempts are estimates: a client may not be held to them before they are settled.
         active = (
-            "SELECT min(c.used - coalesce(r.charged, 0)) FROM clients c LEFT JOIN "
-            "(SELECT owner, sum(charged) AS charged FROM jobs WHERE state IN ('running', 'cancelling') GROUP BY owner) r ON r.owner = c.name "
+            "SELECT min(c.used - coalesce(r.charged, 0)) FROM clients c LEFT JOIN (SELECT owner, sum(charged) "
+            "AS charged FROM jobs WHERE state IN ('running', 'cancelling') GROUP BY owner) r ON r.owner = c.name "
             "WHERE c.name <> ? AND c.name IN (SELECT owner FROM tally WHERE state IN ({}) AND n > 0)"
         )
         floor = None
