@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..core import ClipError
+from .meshes import matrix_array
 
 _FROM_BLENDER = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -44,6 +45,6 @@ def intrinsics(camera, width: int, height: int, aspect_x: float = 1.0, aspect_y:
 
 def extrinsics(matrix_world, unit_scale: float = 1.0) -> np.ndarray:
     """World (metres) to camera (metres), 4 x 4 float64. A scaled camera object sees as if it were not scaled."""
-    to_camera = _FROM_BLENDER @ np.array(matrix_world.normalized().inverted(), dtype=np.float64)
+    to_camera = _FROM_BLENDER @ matrix_array(matrix_world.normalized().inverted())
     to_camera[:3, 3] *= unit_scale
     return to_camera

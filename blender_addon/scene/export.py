@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core import Clip, ClipBuilder, ClipError, Entity, Mesh, check_frame_count
 from .cameras import extrinsics, intrinsics
-from .meshes import MeshReader, expand_objects
+from .meshes import MeshReader, expand_objects, matrix_array
 from .reference import render_reference
 from .restore import preserved
 
@@ -28,7 +28,10 @@ class EntityObjects:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """All that an export depends on besides the scene. ``reference`` is a PNG; None renders ``frame_start``."""
+    """All that an export depends on besides the scene. ``reference`` is a PNG; None renders ``frame_start``.
+
+    Without ``visibility`` every point in the picture counts as visible; without ``masks`` they are empty.
+    """
 
     entities: tuple[EntityObjects, ...]
     camera: str
@@ -42,6 +45,8 @@ class ExportSettings:
     num_tracks: int = 1024
     seed: int = 0
     reference: bytes | None = None
+    visibility: bool = True
+    masks: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,13 @@ def iter_export(scene: bpy.types.Scene, settings: ExportSettings) -> Generator[E
         num_tracks=settings.num_tracks,
         seed=settings.seed,
         prompt=settings.prompt,
+        compute_visibility=settings.visibility,
+        compute_masks=settings.masks,
     )
     poses = _PoseReader(scene, settings.entities, unit_scale)
-    reader = MeshReader(entity_of, unit_scale)
+    # What is not marked can only hide what is.
+    marked_only = not (settings.visibility or settings.masks)
+    reader = MeshReader(entity_of, unit_scale, local=True, marked_only=marked_only)
     total = settings.num_frames + 2
     with preserved(scene):
         yield ExportProgress(0, total, "frames")
@@ -184,18 +193,20 @@ class _PoseReader:
 
     def joints(self, depsgraph: bpy.types.Depsgraph) -> np.ndarray | None:
         """Heads of the bones, J x 3, world space; None without armatures."""
-        heads = [
-            tuple(rig.matrix_world @ bone.head)
-            for rig in (armature.evaluated_get(depsgraph) for armature in self.armatures)
-            for bone in rig.pose.bones
-        ]
-        return np.array(heads, np.float32) * np.float32(self.unit_scale) if heads else None
+        heads = []
+        for armature in self.armatures:
+            rig = armature.evaluated_get(depsgraph)
+            local = np.empty(3 * len(rig.pose.bones), np.float32)
+            rig.pose.bones.foreach_get("head", local)
+            matrix = matrix_array(rig.matrix_world)
+            heads.append(local.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])
+        return (np.concatenate(heads) * self.unit_scale).astype(np.float32) if heads else None
 
     def objects(self, depsgraph: bpy.types.Depsgraph) -> np.ndarray | None:
         """Object to world, K x 4 x 4, in the order of the entities with role "object"; None without any."""
         if not self.rigid:
             return None
-        poses = np.array([obj.evaluated_get(depsgraph).matrix_world for obj in self.rigid], np.float32)
+        poses = np.array([matrix_array(obj.evaluated_get(depsgraph).matrix_world) for obj in self.rigid], np.float32)
         poses[:, :3, 3] *= self.unit_scale
         return poses
 

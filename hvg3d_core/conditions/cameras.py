@@ -40,6 +40,15 @@ def in_view(uv: np.ndarray, z: np.ndarray, width: int, height: int, near: float 
     return (z > near) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
 
 
+def points_in_view(
+    points: np.ndarray, K: np.ndarray, world_to_camera: np.ndarray, width: int, height: int, near: float = NEAR
+) -> np.ndarray:
+    """:func:`in_view` of N x 3 world points and one camera, without dividing: N bool."""
+    K, w2c = np.asarray(K, np.float64), np.asarray(world_to_camera, np.float64)
+    u, v, z = (K @ w2c[:3, :3]) @ np.asarray(points, np.float64).T + (K @ w2c[:3, 3])[:, None]
+    return (z > near) & (u >= 0) & (u < width * z) & (v >= 0) & (v < height * z)
+
+
 def intrinsics_from_fov(fov_x: float, width: int, height: int) -> np.ndarray:
     """K (3, 3) float32 of a camera with square pixels, centred, that sees ``fov_x`` radians over the image's width."""
     if not 0.0 < fov_x < np.pi:

@@ -6,9 +6,12 @@ from __future__ import annotations
 import numpy as np
 
 from .cameras import NEAR
-from .screen import ScreenTriangles, chunks, expand, screen_triangles
+from .screen import Boxes, Patches, ScreenTriangles, chunks, corner_rows, expand, screen_triangles
 
 _PIXELS = 1 << 20
+_SMALL = 32  # pixels of a bounding box that are all tried
+_LARGE = 4096  # pixels of a bounding box that is worth a call of its own
+_EDGE = 1e-9  # barycentric slack: a pixel centre on a shared edge must not fall between both triangles by rounding
 
 
 def rasterise_ids(
@@ -26,52 +29,145 @@ def rasterise_ids(
 
     A triangle with id 0 hides what is behind it and shows as background.
     """
-    screen = screen_triangles(vertices, triangles, K, world_to_camera, width, height, near)
-    return ids_on_screen(screen, ids, width, height)
+    screen = screen_triangles(vertices, corner_rows(triangles), K, world_to_camera, width, height, near)
+    return ids_on_screen(screen, ids)
 
 
-def ids_on_screen(screen: ScreenTriangles, ids: np.ndarray, width: int, height: int) -> np.ndarray:
+def ids_on_screen(screen: ScreenTriangles, ids: np.ndarray) -> np.ndarray:
     """:func:`rasterise_ids` for triangles that are projected already."""
-    nearest = np.zeros(height * width)  # 1/z
-    winner = np.zeros(height * width, np.uint8)
-    label = np.asarray(ids, np.uint8)[screen.source]
+    label = np.asarray(ids, np.uint8)
+    if screen.source is not None:
+        label = label[screen.source]
+    canvas = _Canvas(screen.width, screen.height)
+    boxes = screen.boxes
+    covers = (boxes.first_x <= boxes.last_x) & (boxes.first_y <= boxes.last_y)
+    canvas.draw(screen, np.flatnonzero(covers & (label > 0)), label)
+    # What hides can only matter where something is drawn, and only if it comes nearer than the farthest of that.
+    drawn = np.flatnonzero(canvas.ids)
+    if len(drawn) and not label.all():
+        canvas.keep_within(drawn)
+        canvas.draw(screen, np.flatnonzero(covers & (label == 0) & canvas.touches(boxes)), label)
+    return canvas.ids.reshape(screen.height, screen.width)
 
-    # Edge k as a line a x + b y + c, positive inside: the barycentric coordinate that is zero on it.
-    origin = screen.xy[:, 0]
-    a = np.stack([screen.basis[:, 0, 0], screen.basis[:, 0, 1], -screen.basis[:, 0].sum(1)], 1)
-    b = np.stack([screen.basis[:, 1, 0], screen.basis[:, 1, 1], -screen.basis[:, 1].sum(1)], 1)
-    c = -(a * origin[:, :1] + b * origin[:, 1:])
-    c[:, 2] += 1.0
-    a[np.abs(a) < 1e-12 * np.abs(b)] = 0.0  # level
-    slanted = np.where(a == 0, np.inf, a)
-    across, along = -b / slanted, -c / slanted  # the edge crosses row y at x = across * y + along
-    depth_at_origin = screen.inv_z[:, 0] - (screen.slope * origin).sum(1)
 
-    top = np.maximum(np.ceil(screen.low[:, 1] - 0.5), 0).astype(np.int64)
-    bottom = np.minimum(np.floor(screen.high[:, 1] - 0.5), height - 1).astype(np.int64)
-    rows = np.maximum(bottom - top + 1, 0)
-    # Within the triangle's rows a level edge bounds nothing.
-    starts = np.where(a > 0, 0.0, -np.inf)
-    ends = np.where(a < 0, 0.0, np.inf)
+class _Canvas:
+    """A picture of ids with 1/z behind it, and the window that is drawn in: first and last row and column."""
 
-    for part in chunks(rows, _PIXELS):
-        owner, place = expand(rows[part])
-        owner += part.start
-        row = top[owner] + place
-        crossing = across[owner] * (row + 0.5)[:, None] + along[owner]
-        left = (crossing + starts[owner]).max(1)
-        right = (crossing + ends[owner]).min(1)
-        first = np.ceil(np.maximum(np.maximum(left, screen.low[owner, 0]) - 0.5, 0.0)).astype(np.int64)
-        last = np.floor(np.minimum(np.minimum(right, screen.high[owner, 0]) - 0.5, width - 1.0)).astype(np.int64)
-        length = np.maximum(last - first + 1, 0)
-        row_depth = depth_at_origin[owner] + screen.slope[owner, 1] * (row + 0.5)
-        for run in chunks(length, _PIXELS):
-            line, step = expand(length[run])
-            line += run.start
-            x = first[line] + step
-            pixel = row[line] * width + x
-            inverse = row_depth[line] + screen.slope[owner[line], 0] * (x + 0.5)
-            np.maximum.at(nearest, pixel, inverse)
-            best = inverse == nearest[pixel]
-            winner[pixel[best]] = label[owner[line[best]]]
-    return winner.reshape(height, width)
+    def __init__(self, width: int, height: int):
+        self.width = width
+        self.nearest = np.zeros(height * width)  # 1/z
+        self.ids = np.zeros(height * width, np.uint8)
+        self.window = (0, width - 1, 0, height - 1)
+        self.farthest = 0.0  # 1/z below which nothing changes the picture
+
+    def keep_within(self, pixels: np.ndarray) -> None:
+        rows, columns = pixels // self.width, pixels % self.width
+        self.window = (int(columns.min()), int(columns.max()), int(rows[0]), int(rows[-1]))
+        self.farthest = float(self.nearest[pixels].min())
+
+    def touches(self, boxes: Boxes) -> np.ndarray:
+        left, right, top, bottom = self.window
+        return (boxes.first_x <= right) & (boxes.last_x >= left) & (boxes.first_y <= bottom) & (boxes.last_y >= top)
+
+    def draw(self, screen: ScreenTriangles, index: np.ndarray, label: np.ndarray) -> None:
+        """Draw the triangles ``index``; where two are equally near, the later one shows, small ones first."""
+        if self.farthest:
+            index = index[np.take(screen.inv_z, screen.corners[:, index]).max(0) >= self.farthest]
+        patches = screen.patches(index)
+        left, right, top, bottom = self.window
+        boxes = screen.boxes
+        x0, x1 = np.maximum(boxes.first_x[patches.index], left), np.minimum(boxes.last_x[patches.index], right)
+        y0, y1 = np.maximum(boxes.first_y[patches.index], top), np.minimum(boxes.last_y[patches.index], bottom)
+        size = (x1 - x0 + 1).astype(np.int64) * (y1 - y0 + 1)
+        ids = label[patches.index]
+        box = (x0, x1, y0, y1)
+        self._try_all(patches, np.flatnonzero(size <= _SMALL), box, ids)
+        larger = np.flatnonzero(size > _SMALL)
+        if len(larger) == 0:
+            return
+        # Long thin triangles fill little of their box, so that going row by row pays.
+        area = 0.5 / np.abs(
+            patches.second_x[larger] * patches.third_y[larger] - patches.second_y[larger] * patches.third_x[larger]
+        )
+        blocky = (size[larger] >= _LARGE) & (area > 0.2 * size[larger])
+        self._row_by_row(patches, larger[~blocky], box, ids)
+        for one in larger[blocky].tolist():
+            self._block(patches, one, tuple(int(side[one]) for side in box), int(ids[one]))
+
+    def _try_all(self, patches: Patches, chosen: np.ndarray, box: tuple[np.ndarray, ...], ids: np.ndarray) -> None:
+        """Every pixel of the boxes, most of which hold one to four."""
+        x0, x1, y0, y1 = (side[chosen] for side in box)
+        wide = x1 - x0 + 1
+        count = wide * (y1 - y0 + 1)
+        for part in chunks(count, _PIXELS):
+            owner, place = expand(count[part])
+            owner += part.start
+            down = place // wide[owner]
+            column, row = x0[owner] + place - down * wide[owner], y0[owner] + down
+            triangle = chosen[owner]
+            dx, dy = column + 0.5 - patches.x[0, triangle], row + 0.5 - patches.y[0, triangle]
+            second = dx * patches.second_x[triangle] + dy * patches.second_y[triangle]
+            third = dx * patches.third_x[triangle] + dy * patches.third_y[triangle]
+            inside = np.flatnonzero((second >= -_EDGE) & (third >= -_EDGE) & (second + third <= 1.0 + _EDGE))
+            triangle = triangle[inside]
+            inverse = _interpolate(patches, triangle, second[inside], third[inside])
+            self._put(row[inside] * self.width + column[inside], inverse, ids[triangle])
+
+    def _row_by_row(self, patches: Patches, chosen: np.ndarray, box: tuple[np.ndarray, ...], ids: np.ndarray) -> None:
+        """Every row of each box, from the edge on its left to the edge on its right."""
+        x0, x1, y0, y1 = (side[chosen] for side in box)
+        rows = np.maximum(y1 - y0 + 1, 0)
+        for part in chunks(rows, _PIXELS):
+            owner, place = expand(rows[part])
+            owner += part.start
+            row, triangle = y0[owner] + place, chosen[owner]
+            dy = row + 0.5 - patches.y[0, triangle]
+            origin = patches.x[0, triangle]
+            second = (patches.second_x[triangle], patches.second_y[triangle] * dy)
+            third = (patches.third_x[triangle], patches.third_y[triangle] * dy)
+            first = (-second[0] - third[0], 1.0 - second[1] - third[1])
+            left, right = np.full(len(row), -np.inf), np.full(len(row), np.inf)
+            for slope, offset in (first, second, third):  # slope * dx + offset is the barycentric, positive inside
+                # Within the triangle's rows a level edge bounds nothing.
+                crossing = -offset / np.where(slope == 0, 1.0, slope)
+                left = np.where(slope > 0, np.maximum(left, crossing), left)
+                right = np.where(slope < 0, np.minimum(right, crossing), right)
+            begin = np.maximum(np.ceil(np.maximum(left + origin - 0.5 - _EDGE, -1.0)), x0[owner]).astype(np.int64)
+            end = np.minimum(np.floor(np.minimum(right + origin - 0.5 + _EDGE, self.width)), x1[owner]).astype(np.int64)
+            length = np.maximum(end - begin + 1, 0)
+            for run in chunks(length, _PIXELS):
+                line, step = expand(length[run])
+                line += run.start
+                column, on = begin[line] + step, triangle[line]
+                dx = column + 0.5 - origin[line]
+                inverse = _interpolate(
+                    patches, on, dx * second[0][line] + second[1][line], dx * third[0][line] + third[1][line]
+                )
+                self._put(row[line] * self.width + column, inverse, ids[on])
+
+    def _block(self, patches: Patches, one: int, box: tuple[int, ...], label: int) -> None:
+        """One triangle over its whole box."""
+        x0, x1, y0, y1 = box
+        dx = np.arange(x0, x1 + 1) + 0.5 - patches.x[0, one]
+        dy = (np.arange(y0, y1 + 1) + 0.5 - patches.y[0, one])[:, None]
+        second = dx * patches.second_x[one] + dy * patches.second_y[one]
+        third = dx * patches.third_x[one] + dy * patches.third_y[one]
+        inside = (second >= -_EDGE) & (third >= -_EDGE) & (second + third <= 1.0 + _EDGE)
+        w0, w1, w2 = patches.inv_z[:, one]
+        inverse = w0 + second * (w1 - w0) + third * (w2 - w0)
+        window = np.s_[y0 : y1 + 1, x0 : x1 + 1]
+        nearest = self.nearest.reshape(-1, self.width)[window]
+        inside &= inverse >= nearest
+        np.copyto(nearest, inverse, where=inside)
+        self.ids.reshape(-1, self.width)[window][inside] = label
+
+    def _put(self, pixel: np.ndarray, inverse: np.ndarray, ids: np.ndarray) -> None:
+        np.maximum.at(self.nearest, pixel, inverse)
+        best = np.flatnonzero(inverse == self.nearest[pixel])
+        self.ids[pixel[best]] = ids[best]
+
+
+def _interpolate(patches: Patches, triangle: np.ndarray, second: np.ndarray, third: np.ndarray) -> np.ndarray:
+    """1/z at barycentric coordinates."""
+    w0 = patches.inv_z[0][triangle]
+    return w0 + second * (patches.inv_z[1][triangle] - w0) + third * (patches.inv_z[2][triangle] - w0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,15 +21,39 @@ class SurfaceBinding:
     triangle: np.ndarray  # C int64: index of the triangle the point was bound to
     num_vertices: int
 
-    def evaluate(self, vertices: np.ndarray) -> np.ndarray:
-        """C x 3 float32 points on the surface that now has ``vertices`` (V x 3)."""
+    @cached_property
+    def _gather(self) -> tuple[np.ndarray, np.ndarray]:
+        """First corners of all points, then the second and the third ones; the weights, once per coordinate."""
+        weights = np.repeat(self.weights.T[:, :, None], 3, axis=2)
+        return np.ascontiguousarray(self.corners.T, np.intp).ravel(), np.ascontiguousarray(weights, np.float64)
+
+    def evaluate(self, vertices: np.ndarray, matrix: np.ndarray | None = None) -> np.ndarray:
+        """C x 3 float32 points on the surface that now has ``vertices`` (V x 3), carried on by ``matrix`` (4 x 4).
+
+        Only the vertices that points hang on are read, so that a dense mesh costs no more than a coarse one.
+        """
         if vertices.shape != (self.num_vertices, 3):
             raise ClipError(
                 f"vertices: shape {vertices.shape}, but the points were bound to {(self.num_vertices, 3)};"
                 " keep the topology constant over the clip"
             )
-        corners = vertices[self.corners].astype(np.float64)
-        return np.einsum("ck,ckd->cd", self.weights, corners).astype(np.float32)
+        corners, weights = self._gather
+        parts = np.take(vertices, corners, axis=0).reshape(weights.shape) * weights
+        points = parts[0] + parts[1] + parts[2]
+        if matrix is not None:
+            points = points @ matrix[:3, :3].T + matrix[:3, 3]
+        return points.astype(np.float32)
+
+    def within(self, start: int, count: int) -> tuple[slice, SurfaceBinding]:
+        """The points on the ``count`` vertices from ``start``, as if there were no others, and which ones they are.
+
+        For a mesh joined of several: no triangle may span two of them, and the points of each must follow one another,
+        as those of :func:`bind_surface` do.
+        """
+        own = np.flatnonzero((self.corners[:, 0] >= start) & (self.corners[:, 0] < start + count))
+        chosen = slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0)
+        part = SurfaceBinding(self.corners[chosen] - start, self.weights[chosen], self.triangle[chosen], count)
+        return chosen, part
 
 
 def triangle_areas(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:

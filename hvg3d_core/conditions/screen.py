@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triangles on the image plane: clipped, culled, projected, with 1/z as an affine function of the pixel.
+"""Triangles on the image plane, kept as projected vertices and corner indices, with 1/z at every vertex.
 
 1/z of a plane is affine in image coordinates, so interpolating it is exact under perspective; visibility and
-rasterisation both read it from here.
+rasterisation both read it from here. Nothing is gathered per triangle but whole pixels of its bounding box: in a dense
+mesh most triangles fall between the pixels and the points that matter, and are dropped before anything else is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,19 +20,126 @@ _MIN_AREA = 1e-10  # pixels squared, twice the area: an edge-on triangle hides n
 
 
 @dataclass(frozen=True)
-class ScreenTriangles:
-    """S triangles that may touch the image, all in front of the near plane."""
+class Patches:
+    """Some triangles with what their planes need, one row each."""
 
-    xy: np.ndarray  # S x 3 x 2 float64, pixels
-    inv_z: np.ndarray  # S x 3 float64, 1/metres
-    low: np.ndarray  # S x 2: corner of the bounding box, not clipped to the image
-    high: np.ndarray  # S x 2
-    basis: np.ndarray  # S x 2 x 2: (x, y) - xy[:, 0] times this gives the barycentrics of corners 1 and 2
-    slope: np.ndarray  # S x 2: gradient of 1/z
-    source: np.ndarray  # S int64: index of the triangle each came from (clipping can make two of one)
+    index: np.ndarray  # P intp: which of the screen's triangles
+    x: np.ndarray  # 3 x P float64, pixels
+    y: np.ndarray  # 3 x P
+    inv_z: np.ndarray  # 3 x P, 1/metres
+    # (x - x[0]) * second_x + (y - y[0]) * second_y is the barycentric coordinate of corner 1; third_* of corner 2.
+    second_x: np.ndarray
+    second_y: np.ndarray
+    third_x: np.ndarray
+    third_y: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.xy)
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """For each of S triangles its bounding box in pixels: int32, clipped to the image."""
+
+    # Pixel centres inside the box: columns first_x to last_x, none where first > last.
+    first_x: np.ndarray
+    last_x: np.ndarray
+    first_y: np.ndarray
+    last_y: np.ndarray
+    # The box itself in cells whose corners are pixel centres; cell c spans c + 0.5 to c + 1.5, c from -1.
+    low_x: np.ndarray
+    low_y: np.ndarray
+
+
+@dataclass(frozen=True)
+class ScreenTriangles:
+    """S triangles, all in front of the near plane; many of them may lie outside the image."""
+
+    x: np.ndarray  # V float64: pixels. Vertices that no triangle uses may hold anything finite
+    y: np.ndarray  # V
+    inv_z: np.ndarray  # V, 1/metres
+    corners: np.ndarray  # 3 x S intp: vertices
+    source: np.ndarray | None  # S intp: the triangle each came from (clipping makes two of one); None: itself
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return self.corners.shape[1]
+
+    @cached_property
+    def boxes(self) -> Boxes:
+        first_x, last_x, low_x = self._span(self.x, self.width)
+        first_y, last_y, low_y = self._span(self.y, self.height)
+        return Boxes(first_x, last_x, first_y, last_y, low_x, low_y)
+
+    def _span(self, position: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """First and last pixel centre between each triangle's corners along one axis, and the cell it begins in."""
+        shifted = np.clip(position - 0.5, -0.5, size - 0.5)
+        below = np.floor(shifted)
+        on_centre = below == shifted
+        below = below.astype(np.int32)
+        a, b, c = np.take(below, self.corners)
+        low = np.minimum(np.minimum(a, b), c)
+        last = np.maximum(np.maximum(a, b), c)
+        if on_centre.any():
+            a, b, c = np.take(below + 1 - on_centre, self.corners)
+            return np.minimum(np.minimum(a, b), c), last, low
+        return low + 1, last, low
+
+    def patches(self, index: np.ndarray) -> Patches:
+        """Those of the triangles ``index`` that are not edge-on."""
+        corners = self.corners[:, index]
+        x, y = np.take(self.x, corners), np.take(self.y, corners)
+        x1, x2, y1, y2 = x[1] - x[0], x[2] - x[0], y[1] - y[0], y[2] - y[0]
+        area = x1 * y2 - y1 * x2
+        fine = np.abs(area) > _MIN_AREA
+        if not fine.all():
+            index, corners, x, y = index[fine], corners[:, fine], x[:, fine], y[:, fine]
+            x1, x2, y1, y2, area = x1[fine], x2[fine], y1[fine], y2[fine], area[fine]
+        scale = 1.0 / area
+        inv_z = np.take(self.inv_z, corners)
+        return Patches(index, x, y, inv_z, y2 * scale, -x2 * scale, -y1 * scale, x1 * scale)
+
+
+def corner_rows(triangles: np.ndarray) -> np.ndarray:
+    """F x 3 triangles as 3 x F intp, the layout that is quick to gather with."""
+    return np.ascontiguousarray(np.asarray(triangles).reshape(-1, 3).T, np.intp)
+
+
+def screen_triangles(
+    vertices: np.ndarray,
+    corners: np.ndarray,
+    K: np.ndarray,
+    world_to_camera: np.ndarray,
+    width: int,
+    height: int,
+    near: float = NEAR,
+) -> ScreenTriangles:
+    """Project a mesh: V x 3 world and :func:`corner_rows` of its triangles."""
+    K, w2c = np.asarray(K, np.float64), np.asarray(world_to_camera, np.float64)
+    # Rows are u z, v z and z.
+    image = (K @ w2c[:3, :3]) @ np.asarray(vertices, np.float64).T + (K @ w2c[:3, 3])[:, None]
+    z = image[2]
+    behind = z < near
+    source = None
+    if behind.any():
+        inverse = 1.0 / np.where(behind, 1.0, z)
+        x, y = image[0] * inverse, image[1] * inverse
+        hidden = np.take(behind, corners)
+        whole = np.flatnonzero(~hidden.any(0))
+        crossing = np.flatnonzero(hidden.any(0) & ~hidden.all(0))
+        pieces, origin = _clip_near(to_camera(vertices[corners[:, crossing].T], w2c), crossing, near)
+        depth = pieces[..., 2].ravel()
+        added = pieces.reshape(-1, 3) @ K.T
+        x, y = np.concatenate([x, added[:, 0] / depth]), np.concatenate([y, added[:, 1] / depth])
+        added_corners = len(z) + np.arange(len(depth)).reshape(-1, 3).T
+        inverse = np.concatenate([inverse, 1.0 / depth])
+        corners = np.concatenate([corners[:, whole], added_corners], axis=1)
+        source = np.concatenate([whole, origin])
+    else:
+        inverse = 1.0 / z
+        x, y = image[0] * inverse, image[1] * inverse
+    return ScreenTriangles(x, y, inverse, corners, source, width, height)
 
 
 def _clip_near(corners: np.ndarray, source: np.ndarray, near: float) -> tuple[np.ndarray, np.ndarray]:
@@ -55,54 +164,6 @@ def _clip_near(corners: np.ndarray, source: np.ndarray, near: float) -> tuple[np
         np.stack([ab, c, ac], 1)[two],
     ]
     return np.concatenate(pieces), np.concatenate([source[one], source[two], source[two]])
-
-
-def screen_triangles(
-    vertices: np.ndarray,
-    triangles: np.ndarray,
-    K: np.ndarray,
-    world_to_camera: np.ndarray,
-    width: int,
-    height: int,
-    near: float = NEAR,
-) -> ScreenTriangles:
-    """Project a mesh (V x 3 world, F x 3) and keep what may touch the width x height image."""
-    K = np.asarray(K, np.float64)
-    camera = to_camera(vertices, world_to_camera)
-    z = camera[:, 2]
-    image = camera @ K.T  # u z, v z, z: comparing these with w z tells the side without dividing
-    outside = np.empty((5, len(z)), bool)
-    outside[0], outside[1] = image[:, 0] < 0, image[:, 0] > width * z
-    outside[2], outside[3] = image[:, 1] < 0, image[:, 1] > height * z
-    outside[4] = z < near
-    # The four side planes pass through the camera's centre, so these tests hold for corners behind it as well.
-    a, b, c = triangles.T
-    keep = np.flatnonzero(~(outside[:, a] & outside[:, b] & outside[:, c]).any(0))
-    behind = outside[4]
-    crossing = behind[a[keep]] | behind[b[keep]] | behind[c[keep]]
-    whole = keep[~crossing]
-    safe = np.where(behind, 1.0, z)
-    uv, inverse = image[:, :2] / safe[:, None], 1.0 / safe
-    xy, inv_z, source = uv[triangles[whole]], inverse[triangles[whole]], whole
-    if crossing.any():
-        pieces, origin = _clip_near(camera[triangles[keep[crossing]]], keep[crossing], near)
-        depth = pieces[..., 2]
-        xy = np.concatenate([xy, (pieces @ K.T)[..., :2] / depth[..., None]])
-        inv_z = np.concatenate([inv_z, 1.0 / depth])
-        source = np.concatenate([source, origin])
-
-    e1, e2 = xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0]
-    area = e1[:, 0] * e2[:, 1] - e1[:, 1] * e2[:, 0]
-    low, high = xy.min(1), xy.max(1)
-    fine = np.abs(area) > _MIN_AREA
-    fine &= (high >= 0).all(1) & (low[:, 0] <= width) & (low[:, 1] <= height)
-    if not fine.all():
-        xy, inv_z, source, e1, e2, area, low, high = (v[fine] for v in (xy, inv_z, source, e1, e2, area, low, high))
-    basis = np.empty((len(xy), 2, 2))
-    basis[:, 0, 0], basis[:, 1, 0] = e2[:, 1] / area, -e2[:, 0] / area
-    basis[:, 0, 1], basis[:, 1, 1] = -e1[:, 1] / area, e1[:, 0] / area
-    slope = np.einsum("sij,sj->si", basis, inv_z[:, 1:] - inv_z[:, :1])
-    return ScreenTriangles(xy, inv_z, low, high, basis, slope, source)
 
 
 def expand(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
