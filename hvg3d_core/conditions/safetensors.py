@@ -58,7 +58,7 @@ def decode(buffer: np.ndarray, max_header: int = MAX_HEADER) -> tuple[dict[str, 
         raise ClipError(f"it has {size} bytes, too few for a safetensors file; it is cut off or something else")
     length = int(buffer[:8].view("<u8")[0])
     if max_header < length <= size - 8:
-        raise ClipError(f"its header has {length:,} bytes, and up to {max_header:,} are read; it is no clip, or damaged")
+        raise ClipError(f"its header has {length:,} bytes, up to {max_header:,} are read; it is no clip, or damaged")
     if length > size - 8:
         raise ClipError(f"its header claims {length} bytes but {size - 8} follow; it is cut off or no safetensors file")
     try:
