@@ -207,12 +207,15 @@ class Worker:
         if self._model is None or self._model[0] != key:
             self._forget_model()
             self._model = (key, self._get_backend().load_model(source, memory))
+            gc.collect()
+            gc.freeze()  # what is here now stays: to walk through all of torch after every job takes a quarter second
             device = getattr(self._model[1], "device", None)
             self._channel.send("model", model=name, device=None if device is None else str(device))
         return self._model[1]
 
     def _forget_model(self) -> None:
         self._model = None
+        gc.unfreeze()
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
