@@ -15,6 +15,7 @@ from server.errors import install_error_handlers
 from server.gate import BodyLimits, Gate
 from server.logs import Access
 from server.metrics import Metrics
+from server.openapi import describe
 from server.routes import ERRORS, build_router
 from server.security import HostCheck
 
@@ -37,12 +38,13 @@ def create_app(context: Context) -> FastAPI:
     app = FastAPI(
         title="HVG-3D server",
         version=__version__,
-        description="Clips in, videos out. Every request needs the header 'Authorization: Bearer TOKEN'.",
         openapi_url="/v1/openapi.json",
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     install_error_handlers(app)
     app.include_router(build_router(context))
     for part in (clips, browser):

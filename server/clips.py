@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 
 from server.context import Context
 from server.errors import ApiError
@@ -18,6 +18,8 @@ _BODY: dict[str, Any] = {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
+_HASH = {"pattern": "^[0-9a-f]{64}$"}
+ClipHash = Annotated[str, Path(description="SHA-256 of the file, in lower case", json_schema_extra=_HASH)]
 _MAX_SIZE = 2**53 - 1
 
 
@@ -26,7 +28,7 @@ def build_router(context: Context) -> APIRouter:
     home, uploads = context.home, context.uploads
 
     @router.head("/clips/{sha256}", response_class=Response)
-    async def has_clip(sha256: str) -> Response:
+    async def has_clip(sha256: ClipHash) -> Response:
         """200 if the clip is here. 404 if not; ``Upload-Offset`` then says how much of it is."""
         path = home.clip(sha256)
         if not path.exists():
@@ -46,7 +48,7 @@ def build_router(context: Context) -> APIRouter:
         return ClipView(sha256=sha256, bytes=received.bytes, created=received.created)
 
     @router.put("/clips/{sha256}", response_model=ClipView, openapi_extra=_BODY, responses=_answers(201, 202))
-    async def put_clip(sha256: str, request: Request, response: Response) -> ClipView:
+    async def put_clip(sha256: ClipHash, request: Request, response: Response) -> ClipView:
         """Store a clip under its hash. 201 if it is new, 200 if it was here; repeat it as often as you like."""
         length = request.headers.get("content-length", "")
         declared = int(length) if length.isdecimal() else None
@@ -54,7 +56,7 @@ def build_router(context: Context) -> APIRouter:
 
     @router.patch("/clips/{sha256}", response_model=ClipView, openapi_extra=_BODY, responses=_answers(201, 202))
     async def patch_clip(
-        sha256: str,
+        sha256: ClipHash,
         request: Request,
         response: Response,
         upload_offset: Annotated[int, Header(ge=0, le=_MAX_SIZE, description="bytes that are here already")],

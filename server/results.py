@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
@@ -28,6 +28,7 @@ _MEDIA = {
     "scene.mp4": "video/mp4",
     "metadata.json": "application/json",
 }
+JobId = Annotated[str, Path(description="the job's UUID", json_schema_extra={"format": "uuid"})]
 _KEPT = "private, max-age=31536000, immutable"
 
 
@@ -72,7 +73,7 @@ def _unchanged(scope: Scope, etag: str) -> bool:
 
 
 def build_router(context: Context, find: Callable[[str], Job]) -> APIRouter:
-    router = APIRouter(tags=["results"])
+    router = APIRouter()
     home = context.home
 
     def not_done(job: Job, name: str) -> ApiError:
@@ -128,12 +129,14 @@ def build_router(context: Context, find: Callable[[str], Job]) -> APIRouter:
         )
 
     def add(name: str, kind: str, text: str) -> None:
-        async def endpoint(id: str, request: Request) -> Response:
+        async def endpoint(id: JobId) -> Response:
             return await serve(id, name)
 
         schema = {"schema": {"type": "string", "format": "binary"}} if kind != "application/json" else {"schema": {}}
-        partial: dict[int | str, dict[str, Any]] = {
-            206: {"content": {kind: schema, "multipart/byteranges": schema}, "description": "the ranges"}
+        answers: dict[int | str, dict[str, Any]] = {
+            200: {"content": {kind: schema}, "description": "the file"},
+            206: {"content": {kind: schema, "multipart/byteranges": schema}, "description": "the ranges"},
+            304: {"description": "as it was"},
         }
         router.add_api_route(
             f"/jobs/{{id}}/{name}",
@@ -143,7 +146,7 @@ def build_router(context: Context, find: Callable[[str], Job]) -> APIRouter:
             operation_id=f"get_{name.partition('.')[0]}",
             description=text,
             response_class=FileResponse,
-            responses={200: {"content": {kind: schema}, "description": "the file"}, **partial},
+            responses=answers,
         )
         router.add_api_route(f"/jobs/{{id}}/{name}", endpoint, methods=["HEAD"], include_in_schema=False)
 

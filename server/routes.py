@@ -8,7 +8,7 @@ import time
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
 from server import __version__, results
@@ -28,11 +28,15 @@ from server.schemas import (
 )
 from server.store import Job
 
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (401, 403, 404, 409, 413, 421, 422)}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "the request cannot be served; `error` says why and what to do"},
+    "5XX": {"model": ErrorBody, "description": "the server cannot serve it now"},
+}
+JobId = Annotated[str, Path(description="the job's UUID", json_schema_extra={"format": "uuid"})]
 
 
 def build_router(context: Context) -> APIRouter:
-    router = APIRouter(prefix="/v1", responses=ERRORS)
+    router = APIRouter(prefix="/v1", responses=ERRORS, tags=["jobs"])
     store, home, supervisor, events = context.store, context.home, context.supervisor, context.events
 
     def unknown_job(job: str) -> ApiError:
@@ -54,7 +58,7 @@ def build_router(context: Context) -> APIRouter:
             raise unknown_job(job)
         return view
 
-    @router.get("/health")
+    @router.get("/health", tags=["health"])
     async def health() -> Health:
         """Alive, and what it is doing."""
         return Health(
@@ -75,7 +79,7 @@ def build_router(context: Context) -> APIRouter:
     async def models() -> ModelList:
         return ModelList(models=[ModelView(**model) for model in context.models.all()])
 
-    @router.post("/jobs", status_code=201)
+    @router.post("/jobs", status_code=201, responses={200: {"model": JobView, "description": "it was known already"}})
     async def create_job(body: JobCreate, response: Response) -> JobView:
         """Queue a job: 201. The same id with the same body again is the same job: 200. With another body: 409."""
         known = store.fingerprint(body.id)
@@ -150,17 +154,17 @@ def build_router(context: Context) -> APIRouter:
         )
 
     @router.get("/jobs/{id}")
-    async def get_job(id: str) -> JobView:
+    async def get_job(id: JobId) -> JobView:
         return show(id)
 
     @router.post("/jobs/{id}/cancel")
-    async def cancel_job(id: str) -> JobView:
+    async def cancel_job(id: JobId) -> JobView:
         """A queued job is cancelled at once, a running one within a step. A finished one stays what it is."""
         await supervisor.cancel(find(id))
         return show(id)
 
     @router.post("/jobs/{id}/move")
-    async def move_job(id: str, body: JobMove) -> JobView:
+    async def move_job(id: JobId, body: JobMove) -> JobView:
         """Give a queued job another place among its client's. It takes on the priority that the place asks for."""
         job = find(id)
         if not store.move(job.id, body.position):
@@ -175,7 +179,7 @@ def build_router(context: Context) -> APIRouter:
         return show(id)
 
     @router.delete("/jobs/{id}", status_code=204)
-    async def delete_job(id: str) -> Response:
+    async def delete_job(id: JobId) -> Response:
         """Remove a finished job with its result. It cannot be brought back, and its id stays taken. Twice is once."""
         if store.was_deleted(id.lower()):
             return Response(status_code=204)
@@ -193,14 +197,18 @@ def build_router(context: Context) -> APIRouter:
         events.wake()
         return Response(status_code=204)
 
-    @router.get("/events", response_class=StreamingResponse)
+    @router.get(
+        "/events",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "no end"}},
+    )
     async def follow(
         since: Annotated[int | None, Query(ge=0, le=2**53, description="last id seen; none: from now on")] = None,
         job: Annotated[str | None, Query(description="only of this job")] = None,
-        last_event_id: Annotated[str | None, Header()] = None,
+        last_event_id: Annotated[str | None, Header(max_length=100)] = None,
     ) -> StreamingResponse:
         """Server-sent events: ``job`` (a JobView), ``progress``, ``deleted`` and ``reset`` (list the jobs again)."""
-        if last_event_id is not None and last_event_id.isdecimal():
+        if last_event_id is not None and last_event_id.isdecimal() and len(last_event_id) < 16:
             since = int(last_event_id)
         if job is not None:
             job = find(job).id

@@ -60,7 +60,9 @@ class GenerationRequest(BaseModel):
 class JobCreate(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    id: str = Field(description="UUID made by the client: sent again, it is the same job")
+    id: str = Field(
+        description="UUID made by the client: sent again, it is the same job", json_schema_extra={"format": "uuid"}
+    )
     request: GenerationRequest
     label: str | None = Field(None, max_length=200, description="what a person calls it: scene, shot, take")
     client: str | None = Field(None, max_length=100, description="who sent it; clients take turns")
@@ -84,7 +86,7 @@ class JobMove(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     position: int = Field(
-        ge=0, description="place among its client's queued jobs, 0 is next; beyond the end is the end"
+        ge=0, le=2**31 - 1, description="place among its client's queued jobs, 0 is next; beyond the end is the end"
     )
 
 
