@@ -8,7 +8,9 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel, Field
+from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from server.context import Context
 from server.errors import ApiError
@@ -80,7 +82,16 @@ def link_path(context: Context) -> str:
     return f"/#token={context.sessions.make_code()}"
 
 
+class _Page(Mount):
+    """Everything but /v1, where an unknown address or method is to be told in the API's words."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["path"] == "/v1" or scope["path"].startswith("/v1/"):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
 def mount_page(app: FastAPI, folder: Path = PAGE) -> None:
     """Serve the page at ``/`` where it is installed. After all routes: a mount takes whatever is left."""
     if folder.is_dir():
-        app.mount("/", StaticFiles(directory=folder, html=True), name="page")
+        app.router.routes.append(_Page("/", StaticFiles(directory=folder, html=True), name="page"))
