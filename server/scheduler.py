@@ -29,6 +29,7 @@ LOADS = 4.0  # loading costs at most about a fifth of the time
 LONGEST = 600.0
 UNMEASURED_LOAD = 5.0  # nobody has waited for this model yet
 UNMEASURED_JOB = 60.0
+_LOOKED_AT = 16  # clients whose next job is compared with the loaded model
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Scheduler:
             job = self._store.first_waiting(fair.owner, model)
             if job is not None and job.priority == fair.priority:
                 return job
-        for client in clients[1:]:
+        for client in clients[1:_LOOKED_AT]:
             if client.used - clients[0].used >= allowance:
                 return None  # the list is in this order
             job = self._store.first_waiting(client.owner)
