@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import AutoencoderKLCogVideoX
 from diffusers.hooks import HookRegistry
 from diffusers.hooks.group_offloading import (
     _GROUP_OFFLOADING,
@@ -201,7 +202,7 @@ def set_memory_mode(pipeline: HVG3DImageToVideoPipeline, mode: str, device: torc
     state, device = pipeline.memory_state, torch.device(device)
     with memory_guard(mode):
         if chosen.vae_tiling:
-            pipeline.vae.enable_tiling()
+            enable_vae_tiling(pipeline.vae)
         if chosen.fp8:
             transformer = pipeline.transformer
             transformer.enable_layerwise_casting(storage_dtype=FP8, compute_dtype=transformer.dtype)
@@ -212,6 +213,17 @@ def set_memory_mode(pipeline: HVG3DImageToVideoPipeline, mode: str, device: torc
             pipeline.to(device)
         elif pipeline.text_encoder is None:
             state._place(pipeline, text=False)
+
+
+def enable_vae_tiling(vae: AutoencoderKLCogVideoX) -> None:
+    """Tiles of about half the height and width that overlap by a quarter, with strides that are whole latent pixels.
+
+    diffusers' default overlaps of 1/6 and 1/5 are whole only at sizes such as 480 x 720; elsewhere the tiles come
+    back with a row or column too many.
+    """
+    size = (vae.config.sample_height, vae.config.sample_width)
+    height, width = (max(32, 32 * round(n / 64)) for n in size)
+    vae.enable_tiling(height, width, tile_overlap_factor_height=0.25, tile_overlap_factor_width=0.25)
 
 
 def offload_blocks(transformer: nn.Module, device: torch.device) -> None:

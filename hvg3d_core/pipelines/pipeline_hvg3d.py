@@ -23,7 +23,7 @@ from ..models import HVG3DTransformer3DModel
 from .condition_tensors import point_tensors, tracking_tensor
 from .guidance import dynamic_guidance_scale
 from .memory import MemoryState, retrace_prefetch
-from .windows import Blend, Window, plan_windows
+from .windows import Blend, Window, default_overlap, plan_windows
 
 
 class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
@@ -325,7 +325,7 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
             return plan_windows(latent_frames, latent_frames, 0)
         check_frame_count(window_frames)
         window = (window_frames - 1) // self.vae_scale_factor_temporal + 1
-        return plan_windows(latent_frames, window, (window - 1) // 2 if overlap is None else overlap)
+        return plan_windows(latent_frames, window, default_overlap(window) if overlap is None else overlap)
 
     def _check_cache(self, windows: list[Window]) -> None:
         config = getattr(self.transformer, "_cache_config", None)

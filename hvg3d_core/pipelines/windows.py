@@ -59,6 +59,16 @@ def window_starts(latent_frames: int, window: int, overlap: int) -> list[int]:
     return [*range(1, last, own - overlap), last]
 
 
+def default_overlap(window: int) -> int:
+    """Half of what a window has beside the reference."""
+    return (window - 1) // 2
+
+
+def count_windows(num_frames: int, window_frames: int, overlap: int | None = None, ratio: int = 4) -> int:
+    latent_frames, window = (num_frames - 1) // ratio + 1, (window_frames - 1) // ratio + 1
+    return len(window_starts(latent_frames, window, default_overlap(window) if overlap is None else overlap))
+
+
 def plan_windows(latent_frames: int, window: int, overlap: int) -> list[Window]:
     """Windows of ``window`` latent frames (the reference and window - 1 more) that cover ``latent_frames``.
 
@@ -145,7 +155,7 @@ def carry_over(
     image: Image.Image,
     num_frames: int,
     window_frames: int,
-    overlap: int,
+    overlap: int | None,
     num_inference_steps: int,
     generator: torch.Generator | None = None,
     callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
@@ -159,6 +169,7 @@ def carry_over(
     """
     ratio = pipeline.vae_scale_factor_temporal
     latent_frames, window = (num_frames - 1) // ratio + 1, (window_frames - 1) // ratio + 1
+    overlap = default_overlap(window) if overlap is None else overlap
     starts = [s - 1 for s in window_starts(latent_frames, window, overlap)]  # each window's latent frame 0
     made: Tensor | None = None  # (B, F so far, C, h, w)
     for k, start in enumerate(starts):
