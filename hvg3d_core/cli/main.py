@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from .generate import generate
+
 from .models import app as models_app
 
 app = typer.Typer(
@@ -44,36 +46,7 @@ def export(
     raise typer.Exit(subprocess.run([*command, "--camera", camera] if camera else command).returncode)
 
 
-@app.command()
-def generate(
-    clip: Annotated[Path, typer.Argument(help="a clip (.clip.safetensors)")],
-    out: Annotated[Path, typer.Option(help="folder for video.mp4 and metadata.json")] = Path("out/generate"),
-    model: Annotated[str, typer.Option(help="a model's id or folder")] = "nano",
-    prompt: Annotated[str | None, typer.Option(help="in place of the clip's own")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    steps: Annotated[int | None, typer.Option(help="denoising steps; the model's default if left out")] = None,
-    guidance: Annotated[float | None, typer.Option(help="guidance scale; the model's default if left out")] = None,
-    control_scale: Annotated[float, typer.Option(help="strength of the 3D conditions")] = 1.0,
-) -> None:
-    """Generate the video of a clip in this process, without a server."""
-    from ..conditions import load_clip
-    from ..generate import GenerationRequest, load_model, write_result
-    from ..generate import generate as make
-
-    loaded = load_clip(clip)
-    request = GenerationRequest(
-        model=model,
-        prompt=prompt,
-        seed=seed,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        control_scale=control_scale,
-    )
-    result = make(
-        load_model(model), loaded, request, lambda phase, step, total, _: typer.echo(f"{phase} {step}/{total}")
-    )
-    write_result(result, out)
-    typer.echo(str(out / "video.mp4"))
+app.command()(generate)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
