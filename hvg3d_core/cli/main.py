@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from .generate import generate
-
 from .models import app as models_app
 
 app = typer.Typer(
@@ -78,15 +77,25 @@ app.add_typer(models_app, name="models")
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="vae, cache, decoder, base, control, or pack")],
-    config: Annotated[str, typer.Option(help="a TOML file, or the name of a shipped configuration")] = "nano",
-    data: Annotated[Path, typer.Option(help="folder with train/ and heldout/ clips")] = Path("data/nano"),
-    out: Annotated[Path, typer.Option(help="folder of this run")] = Path("data/nano/run"),
+    config: Annotated[str, typer.Argument(help="a TOML file, or a shipped configuration: nano, das, hvg3d-5b")],
+    stage: Annotated[
+        list[str] | None, typer.Option(help="vae, cache, decoder, base, control, pack; all that it names if left out")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="folder with train/ and heldout/ clips")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of this run")] = None,
+    config_option: Annotated[str | None, typer.Option("--config", hidden=True)] = None,
 ) -> None:
-    """One training stage. Killed and started again, it goes on from its last checkpoint."""
-    from ..training.stages import run_stage
+    """Train a model. Killed and started again, it goes on from its last checkpoint."""
+    from ..training.config import STAGES
+    from ..training.hardware import launch, needs_launch
+    from ..training.stages import find_config, run_stages
 
-    run_stage(stage, config, data, out)
+    if config in STAGES:  # hvg3d train STAGE [--config CONFIG]
+        config, stage = config_option or "nano", [config]
+    loaded = find_config(config)
+    if needs_launch(loaded.hardware):
+        launch(loaded.hardware, sys.argv[1:])
+    run_stages(tuple(stage or loaded.stages), loaded, data, out)
 
 
 @app.command(name="eval")
@@ -118,10 +127,11 @@ def run() -> None:
     """Entry point: an error that a person can cause is one line, not a traceback."""
     from ..checkpoints.registry import ModelError
     from ..conditions import ClipError
+    from ..training.config import ConfigError, TrainingError
 
     try:
         app()
-    except (ClipError, ModelError, FileNotFoundError) as error:
+    except (ClipError, ModelError, FileNotFoundError, ConfigError, TrainingError) as error:
         typer.secho(f"hvg3d: {error}", fg="red", err=True)
         sys.exit(1)
 
