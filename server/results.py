@@ -120,13 +120,11 @@ def build_router(context: Context, find: Callable[[str], Job]) -> APIRouter:
                 field="id",
                 remedy="send the request again as a new job: the same seed gives the same video",
             )
-        final = job.state is JobState.DONE
-        return ResultFile(
-            path,
-            media_type=_MEDIA[name],
-            stat_result=found,
-            headers={"Cache-Control": _KEPT if final else "no-store"},
-        )
+        if job.state is not JobState.DONE:
+            # Another picture may take its place at any time: what is sent must be of one piece, and as long as it says.
+            content = await to_thread.run_sync(path.read_bytes)
+            return Response(content, media_type=_MEDIA[name], headers={"Cache-Control": "no-store"})
+        return ResultFile(path, media_type=_MEDIA[name], stat_result=found, headers={"Cache-Control": _KEPT})
 
     def add(name: str, kind: str, text: str) -> None:
         async def endpoint(id: JobId) -> Response:
