@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FORMATS = ("text", "json")
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # a stranger may make up others
 _JOB_PATH = re.compile(r"/v1/jobs/([0-9a-fA-F-]{36})(?:/|$)")
 
 access = logging.getLogger("hvg3d.access")
@@ -98,7 +99,7 @@ class Access:
 
     def _report(self, scope: Scope, number: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or ("page" if status < 400 else "none")
-        self._observe(scope["method"] if scope["method"].isalpha() else "other", route, status, seconds)
+        self._observe(scope["method"] if scope["method"] in _METHODS else "other", route, status, seconds)
         quiet = scope["method"] in ("GET", "HEAD") and status < 400
         level = logging.DEBUG if quiet else logging.WARNING if status >= 500 else logging.INFO
         if not access.isEnabledFor(level):

@@ -291,7 +291,8 @@ def _hash_file(path: Path) -> Any:
 async def _drain(body: AsyncIterator[bytes]) -> None:
     """Read on without keeping: a client that is still writing would otherwise see a broken pipe and no answer."""
     size = 0
-    async for chunk in body:
-        size += len(chunk)
-        if size > _DRAIN:
-            return
+    with contextlib.suppress(ClientDisconnect):
+        async for chunk in body:
+            size += len(chunk)
+            if size > _DRAIN:
+                return

@@ -63,6 +63,15 @@ def test_metrics_count_what_happens(tmp_path: Path) -> None:
         assert found["process_resident_memory_bytes", ()] > 1e6
 
 
+def test_strangers_cannot_grow_the_metrics(server: RunningServer) -> None:
+    """Methods and addresses that somebody makes up share one label: each series takes memory for ever."""
+    for number in range(20):
+        httpx.request(f"BREW{number}", f"{server.handshake['url']}/v1/made-up-{number}")
+    labels = {labels for name, labels in samples(server) if name == "hvg3d_http_requests_total"}
+    assert (("method", "other"), ("route", "none"), ("status", "401")) in labels
+    assert not [label for label in labels if "BREW" in str(label) or "made-up" in str(label)]
+
+
 def test_metrics_need_the_token(server: RunningServer) -> None:
     assert httpx.get(server.handshake["url"] + "/v1/metrics").status_code == 401
 
