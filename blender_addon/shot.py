@@ -15,8 +15,8 @@ from .core import ClipError, nearest_valid_frame_counts, valid_frame_count
 from .runtime import RUNTIME
 from .scene.cameras import extrinsics, intrinsics
 from .scene.export import EntityObjects, ExportSettings, clip_fps
-from .scene.meshes import GEOMETRY_TYPES
 from .scene.reference import reference_from_image, reference_from_movie
+from .scene.surfaces import surfaces_of
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def entity_problem(scene: bpy.types.Scene, entity) -> str:
         return f"{entity.name}: its objects have been deleted"
     if missing:
         return f"{entity.name}: {missing[0]} is not in this scene"
-    surfaces = [part for obj in present for part in (obj, *obj.children_recursive) if part.type in GEOMETRY_TYPES]
+    surfaces = [part for obj in present for part in surfaces_of(scene, obj)]
     if surfaces and all(part.hide_render for part in surfaces):
         return f"{entity.name}: {surfaces[0].name} is hidden in renders"
     if surfaces and all(part.hide_viewport for part in surfaces):
@@ -307,7 +307,7 @@ def in_camera(scene: bpy.types.Scene, entity) -> bool:
     camera = shot.camera_of(scene)
     render = scene.render
     K = intrinsics(camera.data, shot.width, shot.height, render.pixel_aspect_x, render.pixel_aspect_y)
-    points = marked_corners([entity])
+    points = marked_corners(scene, [entity])
     if len(points) == 0:
         return True
     points = np.concatenate([points, points.reshape(-1, 8, 3).mean(axis=1)])
@@ -318,13 +318,12 @@ def in_camera(scene: bpy.types.Scene, entity) -> bool:
     return bool(((seen[:, 2] > 0) & (x > 0) & (x < shot.width) & (y > 0) & (y < shot.height)).any())
 
 
-def marked_corners(entities) -> np.ndarray:
+def marked_corners(scene: bpy.types.Scene, entities) -> np.ndarray:
     """Corners of the boxes of what is marked, 8 for each object with a surface, N x 3 in the world."""
     corners = [np.zeros((0, 3))]
     for entity in entities:
         for obj in entity.members():
-            for part in {obj, *obj.children_recursive}:
-                if part.type in GEOMETRY_TYPES:
-                    matrix = np.array(part.matrix_world)
-                    corners.append(np.array(part.bound_box) @ matrix[:3, :3].T + matrix[:3, 3])
+            for part in surfaces_of(scene, obj):
+                matrix = np.array(part.matrix_world)
+                corners.append(np.array(part.bound_box) @ matrix[:3, :3].T + matrix[:3, 3])
     return np.concatenate(corners)

@@ -10,6 +10,7 @@ from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from ..properties import MARKABLE_TYPES, ROLE_ITEMS
 from ..scene.guess import guess_marks
+from ..scene.surfaces import surfaces_of
 from ..shot import entity_problem
 
 
@@ -190,11 +191,10 @@ class HVG3D_OT_show_marked(_OnEntity, bpy.types.Operator):
             if ref.collection is None and (obj is None or context.scene.objects.get(obj.name) != obj):
                 entity.objects.remove(place)
         for obj in entity.members():
-            obj.hide_render = obj.hide_viewport = False
-            for child in obj.children_recursive:
-                child.hide_render = child.hide_viewport = False
-            if context.view_layer.objects.get(obj.name) is not None:
-                obj.hide_set(False)
+            for part in {obj, *surfaces_of(context.scene, obj)}:
+                part.hide_render = part.hide_viewport = False
+                if context.view_layer.objects.get(part.name) is not None:
+                    part.hide_set(False)
         problem = entity_problem(context.scene, entity)
         if problem:
             self.report({"WARNING"}, problem)

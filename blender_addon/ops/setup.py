@@ -105,7 +105,7 @@ class HVG3D_OT_aim_camera(bpy.types.Operator):
 
 def aim(scene: bpy.types.Scene, camera: bpy.types.Object, away: Vector) -> None:
     """Look at all that is marked from the direction ``away``, close enough to fill the picture."""
-    corners = marked_corners(scene.hvg3d.entities)
+    corners = marked_corners(scene, scene.hvg3d.entities)
     if len(corners) == 0:
         corners = np.array([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
     middle = Vector((corners.min(axis=0) + corners.max(axis=0)).tolist()) / 2

@@ -60,9 +60,9 @@ class CachedDistance:
     """A :class:`SurfaceDistance` for thousands of points many times over.
 
     Kept on the nodes of a grid as they are asked for, and interpolated between them; what is nearer to the surface than
-    ``band`` by that is asked for exactly, so that the error is below a tenth of ``spacing`` or so, at edges a quarter,
-    and nothing within the band (0 turns that off). Beyond ``margin`` round the mesh's box it is the distance to the box
-    plus nothing, a lower bound.
+    ``band`` by that is asked for exactly (0 turns that off); farther away the error stays below 0.4 of ``spacing``, and
+    is that large only deep inside, where two sides are equally near. Beyond ``margin`` round the mesh's box it is the
+    distance to the box, a lower bound.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ import bpy
 import numpy as np
 
 from .meshes import GEOMETRY_TYPES
+from .surfaces import surfaces_of
 
 _HAND = re.compile(r"hand|glove|palm|mano|arm(?!ature|our|or|chair)|wrist|fist", re.IGNORECASE)
 _LEFT = re.compile(r"(?:^|[^a-z])(?:l|left)(?:[^a-z]|$)|left|[a-z]L$")
@@ -38,7 +39,7 @@ class Guess:
 def guess_marks(scene: bpy.types.Scene) -> list[Guess]:
     """At most one left hand, one right hand and one object, judged at the scene's current frame."""
     hands = _hands(scene)
-    taken = {obj for hand in hands for top in hand.objects for obj in (top, *_surfaces(scene, top))}
+    taken = {obj for hand in hands for top in hand.objects for obj in (top, *surfaces_of(scene, top))}
     thing = _thing(scene, hands, taken)
     return [*hands, *([thing] if thing is not None else [])]
 
@@ -65,7 +66,7 @@ def _hands(scene: bpy.types.Scene) -> list[Guess]:
 
     rigs = set()
     for obj in scene.objects:
-        if obj.type != "ARMATURE" or not any(_surfaces(scene, obj)):
+        if obj.type != "ARMATURE" or not any(surfaces_of(scene, obj)):
             continue
         bones = [bone.name for bone in obj.data.bones]
         fingers = fingers_in(bones)
@@ -111,7 +112,7 @@ def _side_of_thumb(armature: bpy.types.Object) -> str:
 
 def _thing(scene: bpy.types.Scene, hands: list[Guess], taken: set[bpy.types.Object]) -> Guess | None:
     metre = scene.unit_settings.scale_length if scene.unit_settings.system != "NONE" else 1.0
-    hand_boxes = [_box([mesh for top in hand.objects for mesh in _surfaces(scene, top)]) for hand in hands]
+    hand_boxes = [_box([mesh for top in hand.objects for mesh in surfaces_of(scene, top)]) for hand in hands]
     best: tuple[float, Guess] | None = None
     for obj in scene.objects:
         if obj.type not in GEOMETRY_TYPES or obj in taken or obj.hide_render or not _has_surface(obj):
@@ -164,19 +165,6 @@ def _moves(obj: bpy.types.Object) -> bool:
 
 def _has_surface(obj: bpy.types.Object) -> bool:
     return obj.type != "MESH" or len(obj.data.polygons) > 0 or len(obj.modifiers) > 0
-
-
-def _surfaces(scene: bpy.types.Scene, top: bpy.types.Object) -> list[bpy.types.Object]:
-    """The objects with a surface that ``top`` stands for."""
-    if top.type in GEOMETRY_TYPES:
-        return [top]
-    own = set(top.children_recursive)
-    return [
-        obj
-        for obj in scene.objects
-        if obj.type in GEOMETRY_TYPES
-        and (obj in own or any(m.type == "ARMATURE" and m.object == top for m in obj.modifiers))
-    ]
 
 
 def _box(objects: list[bpy.types.Object]) -> np.ndarray:
