@@ -1,29 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real server process for the length of a command, and one job on it."""
+"""Commands that let a server do the work: one that is started for the length of the command, or one that is there."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx
+from ..client import Client, ClientError, GenerationRequest, Job
+
+_PATIENCE_SECONDS = 60.0
 
 
 class ServerError(RuntimeError):
-    """The server did not start, or refused, or a job failed; the message says why."""
+    """The server did not start; the message has the end of its log."""
 
 
 @contextmanager
-def running_server(home: Path, *, model: str, start_timeout: float = 120.0) -> Iterator[httpx.Client]:
-    """Start ``python -m server`` on a free loopback port, yield a client that carries its token, and stop it."""
+def running_server(home: Path, *, model: str, start_timeout: float = 120.0) -> Iterator[Client]:
+    """Start ``python -m server`` on a free loopback port, yield a client for it, and stop it."""
     home.mkdir(parents=True, exist_ok=True)
     handshake = home / "server.json"
     handshake.unlink(missing_ok=True)
@@ -38,9 +37,7 @@ def running_server(home: Path, *, model: str, start_timeout: float = 120.0) -> I
                     tail = (home / "server.log").read_text(encoding="utf-8")[-2000:]
                     raise ServerError(f"the server did not start; the end of {home / 'server.log'}:\n{tail}")
                 time.sleep(0.05)
-            greeting = json.loads(handshake.read_text(encoding="utf-8"))
-            headers = {"Authorization": f"Bearer {greeting['token']}"}
-            with httpx.Client(base_url=greeting["url"], headers=headers, timeout=30) as client:
+            with Client.at_home(home, name="hvg3d") as client:
                 yield client
         finally:
             process.terminate()
@@ -50,37 +47,50 @@ def running_server(home: Path, *, model: str, start_timeout: float = 120.0) -> I
                 process.kill()
 
 
-def _checked(response: httpx.Response) -> httpx.Response:
-    if response.is_error:
+def connect(server: str, token_file: Path | None = None, certificate: Path | None = None) -> Client:
+    """``server``: an address, a server's home folder, or ``local`` for the default home of this machine.
+
+    The token of an address is in ``token_file``, or in the environment variable HVG3D_TOKEN.
+    """
+    if not server.startswith(("http://", "https://")):
+        return Client.at_home(None if server == "local" else server, patience=_PATIENCE_SECONDS, name="hvg3d")
+    if token_file is not None:
         try:
-            error = response.json()["error"]
-            text = " ".join(part for part in (error["message"], error.get("remedy")) if part)
-        except (ValueError, KeyError):
-            text = response.text
-        raise ServerError(f"{response.request.method} {response.request.url.path}: {response.status_code}: {text}")
-    return response
+            token = token_file.read_text("utf-8").strip()
+        except OSError as error:
+            raise ClientError(f"--token-file {token_file}: {error.strerror}", "copy the file 'token' here") from None
+    else:
+        token = os.environ.get("HVG3D_TOKEN", "")
+    if not token:
+        raise ClientError(
+            f"no token for {server}", "give --token-file, or set HVG3D_TOKEN; it is the file 'token' in the server's home"
+        )
+    return Client(server, token, certificate=certificate, patience=_PATIENCE_SECONDS, name="hvg3d")
 
 
 def run_job(
-    client: httpx.Client, clip: Path, request: dict[str, Any], on_progress: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
-    """Upload a clip, queue a job, wait for its end. Returns the job. Raises ServerError when it does not succeed."""
-    blob = clip.read_bytes()
-    digest = hashlib.sha256(blob).hexdigest()
-    _checked(client.put(f"/v1/clips/{digest}", content=blob))
-    job_id = str(uuid.uuid4())
-    _checked(client.post("/v1/jobs", json={"id": job_id, "request": {"clip": digest, **request}}))
-    while True:
-        job: dict[str, Any] = _checked(client.get(f"/v1/jobs/{job_id}")).json()
-        on_progress(job)
-        if job["state"] == "done":
-            return job
-        if job["state"] in ("failed", "cancelled"):
-            raise ServerError(f"the job {job['state']}: {(job.get('error') or {}).get('message', 'no reason given')}")
-        time.sleep(0.2)
+    client: Client, clip: Path, request: Callable[[str], GenerationRequest], on_update: Callable[[Job], None], label: str
+) -> Job:
+    """Upload a clip, queue ``request(sha256)``, wait for its end. Raises ClientError when it does not succeed."""
+    job = client.submit(request(client.upload(clip)), label=label)
+    return client.wait(job.id, on_update)
 
 
-def download(client: httpx.Client, job_id: str, name: str, target: Path) -> Path:
-    """Fetch a job's ``video.mp4``, ``metadata.json`` or ``preview.jpg``."""
-    target.write_bytes(_checked(client.get(f"/v1/jobs/{job_id}/{name}")).content)
-    return target
+class Narrator:
+    """Prints a job's progress, a line for each change that a person can see."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._shown = ""
+
+    def __call__(self, job: Job) -> None:
+        text = f"  {job.state}"
+        if job.state == "queued" and job.queue_position is not None:
+            text += f", {job.queue_position} before it"
+        elif job.progress is not None and job.state == "running":
+            progress = job.progress
+            text += f" {progress.phase} {progress.step}/{progress.total}"
+            text += f", {progress.eta_seconds:.0f} s to go" if progress.eta_seconds is not None else ""
+        if text != self._shown:
+            self._say(text)
+            self._shown = text

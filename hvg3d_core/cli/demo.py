@@ -18,10 +18,11 @@ import typer
 from PIL import Image, ImageDraw
 
 from ..checkpoints.registry import find_model
+from ..client import GenerationRequest
 from ..conditions import load_clip, resample_indices
 from ..inspect import contact_sheet
 from ..video import read_video, write_mp4
-from .client import download, run_job, running_server
+from .client import Narrator, run_job, running_server
 
 SHIPPED = Path(__file__).parent / "assets"
 SOURCE_FRAMES = 49  # of the scripted shot
@@ -103,22 +104,10 @@ def run_demo(out: Path, *, seed: int, model: str, shipped_clip: bool) -> None:
             clip_path = Path(shutil.copy(SHIPPED / "demo.clip.safetensors", scene_folder))
             scene_video = Path(shutil.copy(SHIPPED / "scene.mp4", scene_folder))
         typer.echo("generating ...")
-        shown = ""
-
-        def on_progress(job: dict) -> None:
-            nonlocal shown
-            progress = job.get("progress") or {}
-            eta = progress.get("eta_seconds")
-            text = f"  {job['state']} {progress.get('phase', '')} {progress.get('step', 0)}/{progress.get('total', 0)}"
-            text += f", {eta:.0f} s to go" if eta is not None else ""
-            if text != shown and progress.get("phase"):
-                typer.echo(text)
-                shown = text
-
         with clock.part("server: load, generate, encode"):
-            job = run_job(client, clip_path, {"model": model, "seed": seed}, on_progress)
-            download(client, job["id"], "video.mp4", out / "real.mp4")
-            metadata = json.loads(download(client, job["id"], "metadata.json", out / "real.json").read_text("utf-8"))
+            job = run_job(client, clip_path, lambda sha: GenerationRequest(sha, seed=seed), Narrator(typer.echo), "demo")
+            client.download(job.id, "video.mp4", out / "real.mp4")
+            metadata = json.loads(client.download(job.id, "metadata.json", out / "real.json").read_text("utf-8"))
     with clock.part("comparison and contact sheet"):
         real, fps = read_video(out / "real.mp4")
         scene, _ = read_video(scene_video)

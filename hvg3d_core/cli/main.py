@@ -12,6 +12,7 @@ import typer
 
 from .generate import generate
 from .models import app as models_app
+from .submit import submit
 
 app = typer.Typer(
     help="Real-looking video of hands and objects, conditioned on native 3D.",
@@ -46,6 +47,7 @@ def export(
 
 
 app.command()(generate)
+app.command()(submit)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -126,12 +128,13 @@ def data_render(context: typer.Context) -> None:
 def run() -> None:
     """Entry point: an error that a person can cause is one line, not a traceback."""
     from ..checkpoints.registry import ModelError
+    from ..client.errors import ClientError
     from ..conditions import ClipError
     from ..training.config import ConfigError, TrainingError
 
     try:
         app()
-    except (ClipError, ModelError, FileNotFoundError, ConfigError, TrainingError) as error:
+    except (ClientError, ClipError, ModelError, FileNotFoundError, ConfigError, TrainingError) as error:
         typer.secho(f"hvg3d: {error}", fg="red", err=True)
         sys.exit(1)
 
