@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the HVG-3D network: data, losses, and the stages vae, cache, base and control."""
+"""Training of the HVG-3D network: data, losses, and the stages vae, cache, decoder, base, control and pack."""

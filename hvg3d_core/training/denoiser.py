@@ -1,51 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages ``base`` (image-to-video transformer and text encoder) and ``control`` (the branch on the frozen base)."""
+"""What every training step of a denoiser does, and stage ``base``: image-to-video transformer and text encoder."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+from diffusers import CogVideoXTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
-from torch import nn
+from torch import Tensor, nn
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
-from ..models import HVG3DTransformer3DModel
-from ..pipelines import HVG3DImageToVideoPipeline
 from .cache import load_cache
-from .config import BaseStage, ControlStage, TrainConfig
-from .loop import Trainer
+from .config import BaseStage, TrainConfig, VideoConfig
+from .hardware import Hardware
+from .loop import Part, Trainer
 from .losses import mask_diffusion_loss
-
-CONDITIONS = (
-    "tracking_latents",
-    "tracking_image_latents",
-    "points",
-    "point_entity",
-    "point_valid",
-    "intrinsics",
-    "world_to_camera",
-    "mask",
-)
+from .prompts import tokenize
+from .start import build_scheduler
 
 
-def build_scheduler() -> CogVideoXDDIMScheduler:
-    """CogVideoX's own schedule: v-prediction with zero terminal SNR."""
-    return CogVideoXDDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-        snr_shift_scale=1.0,
-    )
-
-
-def build_text_encoder(stage: BaseStage) -> T5EncoderModel:
+def build_text_encoder(stage: BaseStage) -> Any:
     """A T5 encoder on bytes: its vocabulary is the 256 bytes and 3 specials, so nothing has to be downloaded."""
     return T5EncoderModel(
         T5Config(
@@ -61,7 +37,7 @@ def build_text_encoder(stage: BaseStage) -> T5EncoderModel:
     )
 
 
-def build_base(config: TrainConfig) -> CogVideoXTransformer3DModel:
+def build_base(config: TrainConfig) -> Any:
     stage, video = config.base, config.video
     return CogVideoXTransformer3DModel(
         num_attention_heads=stage.num_attention_heads,
@@ -80,15 +56,21 @@ def build_base(config: TrainConfig) -> CogVideoXTransformer3DModel:
     )
 
 
-def rotary(config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """The table that the pipeline makes for this size: the full grid, patches of 2 x 2."""
-    height, width = config.video.height // 16, config.video.width // 16
-    return get_3d_rotary_pos_embed(
-        embed_dim=config.base.attention_head_dim,
+def rotary(network: Any, video: VideoConfig) -> tuple[Tensor, Tensor] | None:
+    """The table that the pipeline makes for this size (the full grid, patches of 2 x 2); None where a model has none.
+
+    network: the transformer's ``config``.
+    """
+    if not network.use_rotary_positional_embeddings:
+        return None
+    height, width = video.height // 8 // network.patch_size, video.width // 8 // network.patch_size
+    table: Any = get_3d_rotary_pos_embed(
+        embed_dim=network.attention_head_dim,
         crops_coords=((0, 0), (height, width)),
         grid_size=(height, width),
-        temporal_size=(config.video.num_frames - 1) // 4 + 1,
+        temporal_size=(video.num_frames - 1) // 4 + 1,
     )
+    return table
 
 
 def draw_timesteps(count: int, shift: float, generator: torch.Generator) -> torch.Tensor:
@@ -104,21 +86,17 @@ def pad_in_time(first: torch.Tensor, frames: int) -> torch.Tensor:
     return padded
 
 
-def tokenize(tokenizer: ByT5Tokenizer, prompts: list[str], length: int) -> torch.Tensor:
-    return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+class Noising:
+    """Noise and its schedule. Random numbers are drawn on the CPU: the same on every device."""
 
+    def __init__(self, scheduler: Any, shift: float) -> None:
+        self.scheduler, self.shift = scheduler, shift
 
-class _Noising:
-    """The part of a step that both stages share."""
-
-    def __init__(self, config: TrainConfig, shift: float) -> None:
-        self.scheduler, self.shift, self.rope = build_scheduler(), shift, rotary(config)
-
-    def draw(self, latents: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """(noisy latents, timesteps)."""
+    def draw(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(noisy latents, timesteps) on the latents' device."""
         noise = torch.randn(latents.shape, generator=generator)
-        timesteps = draw_timesteps(len(latents), self.shift, generator)
-        return self.scheduler.add_noise(latents, noise, timesteps), timesteps
+        timesteps = draw_timesteps(len(latents), self.shift, generator).to(latents.device)
+        return self.scheduler.add_noise(latents, noise.to(latents.device), timesteps), timesteps
 
 
 class BaseModel(nn.Module):
@@ -129,99 +107,58 @@ class BaseModel(nn.Module):
         self.transformer = build_base(config)
         self.text_encoder = build_text_encoder(config.base)
 
+    def forward(self, tokens: Tensor, **inputs: Any) -> Tensor:
+        return self.transformer(encoder_hidden_states=self.text_encoder(tokens)[0], return_dict=False, **inputs)[0]
 
-def train_base(config: TrainConfig, cache_folder: Path, out: Path) -> None:
+
+def train_base(config: TrainConfig, cache_folder: Path, out: Path, hardware: Hardware) -> None:
     """Writes ``out/base/{transformer,text_encoder,tokenizer}``."""
     stage = config.base
     cache = load_cache(cache_folder)
     print(f"{len(cache)} cached samples", flush=True)
     torch.manual_seed(stage.seed)
-    model = BaseModel(config)
+    model: Any = BaseModel(config)
     tokenizer = ByT5Tokenizer(extra_ids=125)
     ids = tokenize(tokenizer, cache.prompts, stage.max_text_seq_length)
     empty = tokenize(tokenizer, [""], stage.max_text_seq_length)[0]
-    trainer = Trainer(model, stage, out / "base_run")
-    noising = _Noising(config, stage.shift_timesteps)
+    trainer = Trainer(model, stage, out / "base_run", hardware)
+    noising = Noising(build_scheduler(), stage.shift_timesteps)
+    rope = rotary(model.transformer.config, config.video)
 
-    def loss_of_step(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        index = torch.randint(len(cache), (stage.batch_size,), generator=generator)
+    def loss_of_part(part: Part) -> tuple[Tensor, dict[str, float]]:
+        index = part.rows(len(cache), stage.batch_size)
         batch = cache.batch(index, ("latents", "image_latents"))
-        latents = batch["latents"]
-        noisy, timesteps = noising.draw(latents, generator)
-        dropped = torch.rand(len(index), generator=generator) < stage.text_dropout
+        latents = batch["latents"].to(hardware.device)
+        image = pick_image(batch["image_latents"], part.generator).to(hardware.device)
+        noisy, timesteps = noising.draw(latents, part.generator)
+        dropped = torch.rand(len(index), generator=part.generator) < stage.text_dropout
         tokens = torch.where(dropped[:, None], empty, ids[index])
-        with torch.autocast("cpu", torch.bfloat16):
-            text = model.text_encoder(tokens)[0]
-            output = model.transformer(
-                hidden_states=torch.cat([noisy, pad_in_time(batch["image_latents"], latents.shape[1])], 2),
-                encoder_hidden_states=text,
+        with hardware.autocast():
+            output = trainer.network(
+                tokens.to(hardware.device),
+                hidden_states=torch.cat([noisy, pad_in_time(image, latents.shape[1])], 2),
                 timestep=timesteps,
-                image_rotary_emb=noising.rope,
-                return_dict=False,
-            )[0]
+                image_rotary_emb=on_device(rope, hardware.device),
+            )
         loss = mask_diffusion_loss(output.float(), noisy, latents, timesteps, noising.scheduler, None)
         return loss, {}
 
-    trainer.run(loss_of_step)
+    trainer.run(loss_of_part)
     trainer.export_weights()
-    model.transformer.save_pretrained(out / "base" / "transformer")
-    model.text_encoder.save_pretrained(out / "base" / "text_encoder")
-    tokenizer.save_pretrained(out / "base" / "tokenizer")
+    if hardware.main:
+        model.transformer.save_pretrained(out / "base" / "transformer")
+        model.text_encoder.save_pretrained(out / "base" / "text_encoder")
+        tokenizer.save_pretrained(out / "base" / "tokenizer")
+    hardware.wait()
 
 
-def train_control(config: TrainConfig, cache_folder: Path, out: Path) -> None:
-    """Trains the branch on the frozen base and writes the whole pipeline to ``out/pipeline``."""
-    stage = config.control
-    cache = load_cache(cache_folder)
-    torch.manual_seed(stage.seed)
-    base = CogVideoXTransformer3DModel.from_pretrained(out / "base" / "transformer")
-    text_encoder = T5EncoderModel.from_pretrained(out / "base" / "text_encoder").eval()
-    tokenizer = ByT5Tokenizer.from_pretrained(out / "base" / "tokenizer")
-    model = HVG3DTransformer3DModel.from_transformer(base, **stage.transformer)
-    model.freeze_base()
-    with torch.no_grad():
-        ids = tokenize(tokenizer, cache.prompts, config.base.max_text_seq_length)
-        text = torch.cat([text_encoder(part)[0] for part in ids.split(64)])
-    trainer = Trainer(model, stage, out / "control_run")
-    noising = _Noising(config, stage.shift_timesteps)
-    print(f"{len(cache)} cached samples, {sum(p.numel() for p in trainer.trained.values()) / 1e6:.1f} M trained")
-
-    def loss_of_step(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        index = torch.randint(len(cache), (stage.batch_size,), generator=generator)
-        batch = cache.batch(index, ("latents", "image_latents", *CONDITIONS))
-        latents = batch["latents"]
-        noisy, timesteps = noising.draw(latents, generator)
-        keep_tracking, keep_points = draw_kept(stage, len(index), generator)
-        frames = latents.shape[1]
-        tracking = [batch["tracking_latents"], pad_in_time(batch["tracking_image_latents"], frames)]
-        with torch.autocast("cpu", torch.bfloat16):
-            output = model(
-                hidden_states=torch.cat([noisy, pad_in_time(batch["image_latents"], frames)], 2),
-                encoder_hidden_states=text[index],
-                timestep=timesteps,
-                image_rotary_emb=noising.rope,
-                tracking_latents=torch.cat(tracking, 2),
-                **{key: batch[key] for key in CONDITIONS[2:-1]},
-                tracking_keep=keep_tracking,
-                points_keep=keep_points,
-                return_dict=False,
-            )[0]
-        mask = batch["mask"] if stage.mask_loss else None
-        arguments = (output.float(), noisy, latents, timesteps, noising.scheduler)
-        loss = mask_diffusion_loss(*arguments, mask, squared=stage.mask_loss_squared)
-        with torch.no_grad():
-            plain = mask_diffusion_loss(*arguments, None)
-        return loss, {"plain": float(plain)}
-
-    trainer.run(loss_of_step)
-    trainer.export_weights()
-    vae = AutoencoderKLCogVideoX.from_pretrained(out / "vae")
-    HVG3DImageToVideoPipeline(tokenizer, text_encoder, vae, model, build_scheduler()).save_pretrained(out / "pipeline")
+def pick_image(image_latents: Tensor, generator: torch.Generator) -> Tensor:
+    """One of the cached versions of each first frame, B x K x C x h x w to B x C x h x w; what has one stays."""
+    if image_latents.ndim == 4:
+        return image_latents
+    chosen = torch.randint(image_latents.shape[1], (len(image_latents),), generator=generator)
+    return image_latents[torch.arange(len(image_latents)), chosen]
 
 
-def draw_kept(stage: ControlStage, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which conditions each sample keeps; at least one, since with neither there is nothing for the branch to learn."""
-    u = torch.rand(count, generator=generator)
-    keep_tracking = u >= stage.tracking_dropout
-    keep_points = (u < stage.tracking_dropout) | (u >= stage.tracking_dropout + stage.points_dropout)
-    return keep_tracking, keep_points
+def on_device(table: tuple[Tensor, Tensor] | None, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    return None if table is None else (table[0].to(device), table[1].to(device))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,11 @@ from torch.nn import functional as F
 from ..conditions import network_inputs
 from .config import TrainConfig
 from .dataset import find_samples, load_frames
-from .loop import Trainer
+from .hardware import Hardware
+from .loop import Part, Trainer
 
 
-def build_vae(config: TrainConfig) -> AutoencoderKLCogVideoX:
+def build_vae(config: TrainConfig) -> Any:
     stage = config.vae
     return AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * len(stage.block_out_channels),
@@ -84,44 +86,48 @@ def crops(clips: list[np.ndarray], count: int, frames: int, size: int, generator
     return to_tensor(np.stack(batch))
 
 
-def vae_psnr(vae: AutoencoderKLCogVideoX, clips: list[np.ndarray]) -> float:
+def vae_psnr(vae: Any, clips: list[np.ndarray], hardware: Hardware) -> float:
     """Mean over clips of the PSNR of whole reconstructed clips, in dB."""
     values = []
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), hardware.autocast():
         for clip in clips:
-            video = to_tensor(clip)[None]
+            video = to_tensor(clip)[None].to(hardware.device)
             rebuilt = vae.decode(vae.encode(video).latent_dist.mode()).sample.float().clamp(-1, 1)
             values.append(float(10 * torch.log10(4 / F.mse_loss(rebuilt, video))))
     return float(np.mean(values))
 
 
-def train_vae(config: TrainConfig, data: Path, out: Path, heldout: Path | None = None) -> None:
+def train_vae(config: TrainConfig, data: Path, out: Path, hardware: Hardware, heldout: Path | None = None) -> None:
     """Trains, then writes ``out/vae`` (a diffusers folder) with ``scaling_factor`` set from the latents' spread."""
     stage, video = config.vae, config.video
-    loaded = load_frames(find_samples(data), video.width, video.height, video.num_frames)
+    share = config.data.max_broken_share
+    loaded = load_frames(find_samples(data), video.width, video.height, video.num_frames, share)
     clips = [frames for _, frames in loaded]
     tracking = [
-        network_inputs(sample.clip(), width=video.width, height=video.height).tracking_video
+        network_inputs(
+            sample.clip(), num_frames=video.num_frames, width=video.width, height=video.height
+        ).tracking_video
         for sample, _ in loaded[: max(1, len(loaded) // 6)]
     ]
     print(f"{len(clips)} clips, {len(tracking)} tracking videos", flush=True)
     torch.manual_seed(stage.seed)
     vae = build_vae(config)
-    trainer = Trainer(vae, stage, out / "vae_run")
+    trainer = Trainer(vae, stage, out / "vae_run", hardware)
     vae.train()
 
-    def loss_of_step(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        images = step < stage.image_share * stage.steps
+    def loss_of_part(part: Part) -> tuple[torch.Tensor, dict[str, float]]:
+        generator = part.generator
+        images = part.step < stage.image_share * stage.steps
         count, frames = (stage.image_batch_size, 1) if images else (stage.batch_size, stage.video_frames)
         of_tracking = sum(float(torch.rand(1, generator=generator)) < stage.tracking_share for _ in range(count))
-        parts = []
-        for source, share in ((clips, count - of_tracking), (tracking, of_tracking)):
-            if share:
-                parts.append(crops(source, share, frames, stage.video_crop, generator))
-        x = torch.cat(parts)
-        with torch.autocast("cpu", torch.bfloat16):
+        found = []
+        for source, wanted in ((clips, count - of_tracking), (tracking, of_tracking)):
+            if wanted:
+                found.append(crops(source, wanted, frames, stage.video_crop, generator))
+        x = torch.cat(found).to(hardware.device)
+        with hardware.autocast():
             posterior = vae.encode(x).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator)
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(hardware.device)
             rebuilt = vae.decode(posterior.mean + posterior.std * noise).sample
         rebuilt = rebuilt.float()
         l1, mse = F.l1_loss(rebuilt, x), F.mse_loss(rebuilt, x)
@@ -135,13 +141,14 @@ def train_vae(config: TrainConfig, data: Path, out: Path, heldout: Path | None =
             "kl": float(kl.detach()),
         }
 
-    trainer.run(loss_of_step)
+    trainer.run(loss_of_part)
     trainer.export_weights()
     vae.eval()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        spread = torch.stack([vae.encode(to_tensor(c)[None]).latent_dist.mode().float().std() for c in clips[:32]])
+    with torch.no_grad(), hardware.autocast():
+        videos = (to_tensor(clip)[None].to(hardware.device) for clip in clips[:32])
+        spread = torch.stack([vae.encode(video).latent_dist.mode().float().std() for video in videos])
     vae.register_to_config(scaling_factor=round(1.0 / float(spread.mean()), 4))
     vae.save_pretrained(out / "vae")
     if heldout is not None:
         held = load_frames(find_samples(heldout), video.width, video.height, video.num_frames)[:12]
-        print(f"held-out reconstruction: {vae_psnr(vae, [frames for _, frames in held]):.2f} dB", flush=True)
+        print(f"held-out reconstruction: {vae_psnr(vae, [frames for _, frames in held], hardware):.2f} dB", flush=True)

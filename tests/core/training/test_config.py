@@ -27,7 +27,7 @@ def test_defaults_fill_what_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[vae]\nstep = 3\n", "vae.step: unknown key"),
+        ("[vae]\nstep = 3\n", "vae.step is 3: unknown key"),
         ("[vae]\nsteps = 'many'\n", "vae.steps is 'many'"),
         ("[vae]\nsteps = true\n", "vae.steps is True"),
         ("vae = 3\n", "vae is 3"),

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from hvg3d_core.training.config import StageConfig
-from hvg3d_core.training.loop import Trainer, build_optimizers, lr_factor
+from hvg3d_core.training.loop import Trainer
+from hvg3d_core.training.optim import build_optimizers, lr_factor
 
 
 class Tiny(nn.Module):
@@ -30,13 +31,13 @@ def run(folder, config, stop_at=None):
     model = Tiny()
     trainer = Trainer(model, config, folder)
 
-    def loss_of_step(step, generator):
-        if step == stop_at:
+    def loss_of_part(part):
+        if part.step == stop_at:
             raise Killed
-        x = torch.randn(8, 6, generator=generator)
-        return (model(x) - x.flip(1)).square().mean(), {"x": float(x.mean())}
+        x = torch.randn(8, 6, generator=part.generator)
+        return (trainer.network(x) - x.flip(1)).square().mean(), {"x": float(x.mean())}
 
-    trainer.run(loss_of_step, log_every=5)
+    trainer.run(loss_of_part)
     trainer.export_weights()
     return model.state_dict()
 
