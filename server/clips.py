@@ -40,11 +40,14 @@ def build_router(context: Context) -> APIRouter:
                 remedy="upload it with PUT /v1/clips/{sha256}",
                 headers={"Upload-Offset": str(uploads.offset(sha256))},
             )
+        home.touch_clip(sha256)
         return Response(headers={"X-Clip-Bytes": str(path.stat().st_size)})
 
     def view(sha256: str, received: Received, response: Response) -> ClipView:
         response.status_code = 201 if received.created else 200 if received.whole else 202
         response.headers["Upload-Offset"] = str(received.bytes)
+        if received.whole:
+            home.touch_clip(sha256)
         return ClipView(sha256=sha256, bytes=received.bytes, created=received.created)
 
     @router.put("/clips/{sha256}", response_model=ClipView, openapi_extra=_BODY, responses=_answers(201, 202))

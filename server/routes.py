@@ -118,6 +118,7 @@ def build_router(context: Context) -> APIRouter:
                 f"{context.settings.max_queued:,} jobs are queued already",
                 remedy="wait until some are finished, or cancel some",
             )
+        home.touch_clip(body.request.clip)
         context.models.check_memory(body.request.memory)
         request = {**body.request.model_dump(), "model": model}
         store.add(body.id, body.fingerprint(), request, body.label, body.client, body.priority)

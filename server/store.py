@@ -2,8 +2,7 @@
 """The job table: one SQLite file that survives whatever happens to the processes around it.
 
 Every change of a job's state and the event that tells of it are one transaction, so that a client which follows the
-events sees each state that was ever stored. State changes are on disk before they are answered (synchronous=FULL);
-progress, which the next second replaces, may be lost with the power.
+events sees each state that was ever stored.
 """
 
 from __future__ import annotations
@@ -11,35 +10,21 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.journal import EVENTS_KEPT, Event, Journal, StoreError
 from server.schemas import FINISHED, JobState, JobView
-from server.tables import MIGRATIONS
 from server.views import Place, job_view
 
-EVENTS_KEPT = 20_000
+__all__ = ["EVENTS_KEPT", "NEVER_PASSED", "Event", "Job", "Share", "Store", "StoreError", "Waiting"]
+
 ATTEMPTS_KEPT = 10
-_EVENT_ID_GAP = 1_000_000
-"""Ids skipped at every start: progress events lost with the power must not have their ids given out again."""
 _QUEUE_ORDER = "priority DESC, rank, created"
 NEVER_PASSED = 1e12
 """``passed`` of a job that a person has put where it is."""
-
-
-class StoreError(RuntimeError):
-    """The database cannot be used; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Event:
-    id: int
-    type: str
-    job: str
-    data: str  # JSON
 
 
 @dataclass(frozen=True)
@@ -77,56 +62,13 @@ class Waiting:
     steps: int | None
 
 
-class Store:
-    """Used from one thread, the event loop's: its calls take well under a millisecond, a commit one fsync."""
+class Store(Journal):
+    """The job table; see :class:`server.journal.Journal` for its file."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        name = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-        self._db = sqlite3.connect(name, uri=True, isolation_level=None, timeout=10)
-        self._db.row_factory = sqlite3.Row
-        self._since_trim = 0
+        super().__init__(path, read_only=read_only)
         self.typical_seconds = 60.0
         """What a job has cost of late; only the places that clients are shown depend on it."""
-        try:
-            if not read_only:
-                self._db.execute("PRAGMA journal_mode = WAL")
-            self._migrate(path, read_only)
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise StoreError(
-                f"{path} cannot be read as a job table ({error}): move it away to start an empty one, "
-                "or restore it from a backup"
-            ) from error
-        if not read_only:
-            self._db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'events'", (_EVENT_ID_GAP,))
-
-    def _migrate(self, path: Path, read_only: bool) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(MIGRATIONS):
-            self._db.close()
-            raise StoreError(
-                f"{path} has schema version {version}, written by a newer server; this one knows "
-                f"{len(MIGRATIONS)}: update it, or give another --home"
-            )
-        if read_only and version < len(MIGRATIONS):
-            self._db.close()
-            raise StoreError(f"{path} is of an older version: start the server with it once")
-        for number, script in enumerate(MIGRATIONS[version:], version + 1):
-            self._db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
-
-    def close(self) -> None:
-        self._db.close()
-
-    @contextmanager
-    def _transaction(self, durable: bool = True) -> Iterator[None]:
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     # jobs
 
@@ -411,38 +353,10 @@ class Store:
             positions |= {entry["id"]: place.of(owner, ahead) for ahead, entry in enumerate(self._queue(owner))}
         return [job_view(row, positions.get(row["id"])) for row in rows]
 
-    # events
-
-    def last_event(self) -> int:
-        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
-        return row["seq"] if row else 0
-
-    def first_event(self) -> int | None:
-        return self._db.execute("SELECT min(id) FROM events").fetchone()[0]
-
-    def events_after(self, event: int, limit: int) -> list[Event]:
-        rows = self._db.execute(
-            "SELECT id, type, job, data FROM events WHERE id > ? ORDER BY id LIMIT ?", (event, limit)
-        )
-        return [Event(*row) for row in rows]
-
     def _announce(self, job: str) -> None:
         view = self.view(job)
         assert view is not None
         self._insert_event("job", job, view.model_dump_json())
-
-    def _insert_event(self, kind: str, job: str, data: str) -> None:
-        cursor = self._db.execute(
-            "INSERT INTO events (created, type, job, data) VALUES (?, ?, ?, ?)", (time.time(), kind, job, data)
-        )
-        self._since_trim += 1
-        if self._since_trim >= 500:
-            self._since_trim = 0
-            self._db.execute(
-                "DELETE FROM events WHERE id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?)",
-                (EVENTS_KEPT,),
-            )
-        assert cursor.lastrowid is not None
 
     # how long phases took
 

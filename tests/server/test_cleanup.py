@@ -57,6 +57,10 @@ def test_old_results_and_clips_go_and_the_history_stays(tmp_path: Path) -> None:
         assert old in told.stdout and sha256(old_clip) in told.stdout
         assert new not in told.stdout and sha256(new_clip) not in told.stdout
         assert "2 results and clips" in told.stdout
+        assert server.client.head(f"/v1/clips/{sha256(old_clip)}").status_code == 200
+        asked = run_server("--home", str(home), "--keep-days", "9", "--dry-run")
+        assert sha256(old_clip) not in asked.stdout, "somebody means to use it"
+        make_old(home, old, sha256(old_clip), days=10)
         everything = run_server("--home", str(home), "--keep-gib", "0", "--dry-run")
         assert new in everything.stdout and sha256(new_clip) not in everything.stdout, "a clip of the last hour stays"
         assert server.client.get(f"/v1/jobs/{old}/video.mp4").status_code == 200

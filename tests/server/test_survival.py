@@ -204,7 +204,7 @@ def run_server(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "server", "--backend", "slow_backend", *arguments],
         text=True,
         capture_output=True,
-        timeout=20,
+        timeout=60,
         env={**os.environ, "PYTHONPATH": path},
         check=False,
     )
