@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+from transformers import T5Config, T5EncoderModel
 
 from hvg3d_core.models.configs import transformer_config
 from tests.core.models.das_reference import DiffusionAsShader, draw
@@ -66,6 +67,24 @@ def write_network(folder: Path, state: dict[str, Tensor], config: dict[str, Any]
     (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
+def write_tokenizer(folder: Path) -> None:
+    """As T5's is released: a sentencepiece model, and nothing that can be read without that library."""
+    folder.mkdir(parents=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a hand lifts a cup from the table", "the quick brown fox jumps over lazy dogs"] * 20),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=35,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "spiece.vocab").unlink()
+    config = {"tokenizer_class": "T5Tokenizer", "extra_ids": 100, "model_max_length": TEXT}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
 def write_pipeline(folder: Path, model: DiffusionAsShader, shards: int = 3, **config: Any) -> Path:
     """The whole folder: the network in ``transformer``, and the parts that come with it."""
     write_network(folder / "transformer", model.state_dict(), released_config(**config), shards)
@@ -81,7 +100,7 @@ def write_pipeline(folder: Path, model: DiffusionAsShader, shards: int = 3, **co
     T5EncoderModel(
         T5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, dropout_rate=0.0)
     ).save_pretrained(folder / "text_encoder")
-    ByT5Tokenizer().save_pretrained(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer")
     CogVideoXDDIMScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, clip_sample=False
     ).save_pretrained(folder / "scheduler")
@@ -90,7 +109,7 @@ def write_pipeline(folder: Path, model: DiffusionAsShader, shards: int = 3, **co
         "_diffusers_version": "0.32.2",
         "scheduler": ["diffusers", "CogVideoXDPMScheduler"],
         "text_encoder": ["transformers", "T5EncoderModel"],
-        "tokenizer": ["transformers", "ByT5Tokenizer"],
+        "tokenizer": ["transformers", "T5Tokenizer"],
         "transformer": ["models.cogvideox_tracking", "CogVideoXTransformer3DModelTracking"],
         "vae": ["diffusers", "AutoencoderKLCogVideoX"],
     }
