@@ -33,3 +33,10 @@ def action_curves(owner: bpy.types.ID) -> list[bpy.types.FCurve]:
         if slot is not None and bag.slot_handle == slot.handle
         for curve in bag.fcurves
     ]
+
+
+def with_nodes(owner: bpy.types.Material | bpy.types.World) -> bpy.types.NodeTree:
+    """The shader nodes of a material or world; since 5.0 they are always there and the switch is going away."""
+    if bpy.app.version < (5, 0, 0):
+        owner.use_nodes = True
+    return owner.node_tree

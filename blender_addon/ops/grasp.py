@@ -287,11 +287,10 @@ def _way(hand: RiggedHand, held: Grasp, start: np.ndarray, target: Target, origi
         return at
 
     def free(way) -> bool:
-        poses = np.stack([way(share) for share in np.linspace(0.0, 0.9, 7)])
-        hand_only = np.flatnonzero(~hand.model.forearm)[::3]
-        points = hand.model.pose(np.repeat(start[None], len(poses), axis=0), poses, hand_only)
+        poses = np.stack([way(share) for share in np.linspace(0.0, 0.97, 14)])
+        points = hand.model.pose(np.repeat(start[None], len(poses), axis=0), poses)
         least = distance(points).min(axis=1)
-        return bool(least[0] > _CLEARANCE and least.min() > -0.001)
+        return bool(least[0] > _CLEARANCE and least.min() > -0.0005)
 
     direct = straight(origin, goal)
     if free(direct):

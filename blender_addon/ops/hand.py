@@ -7,6 +7,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty
 from mathutils import Matrix
 
+from ..compat import with_nodes
 from ..demo.hand import HandShape, load_hand
 from ..demo.rig import add_hand
 from .marking import mark_objects
@@ -21,8 +22,7 @@ def _material(name: str, color: tuple[float, float, float, float], roughness: fl
     if material is None:
         material = bpy.data.materials.new(name)
         material.diffuse_color = color
-        material.use_nodes = True
-        shader = next(node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
+        shader = next(node for node in with_nodes(material).nodes if node.type == "BSDF_PRINCIPLED")
         shader.inputs["Base Color"].default_value = color
         shader.inputs["Roughness"].default_value = roughness
     return material

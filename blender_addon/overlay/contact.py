@@ -105,17 +105,16 @@ def trails(
     index = trail_points(layout, count)
     if not pairs or len(index) == 0:
         return np.zeros((0, 3), np.float32), np.zeros((0, 4), np.float32)
+    places = np.stack([samples[frame].points[index] for frame in frames])
+    step = [frames.index(a) for a, _ in pairs]
+    positions = np.stack([places[step], places[[s + 1 for s in step]]], axis=2)  # S x K x 2 x 3
+    ends = np.array(pairs, np.float32)
+    ahead = (ends.mean(axis=1) > frame)[:, None, None]
     base = ENTITY_COLORS[layout.entity[index] % len(ENTITY_COLORS)]
-    positions, colors = [], []
-    for a, b in pairs:
-        positions.append(np.stack([samples[a].points[index], samples[b].points[index]], axis=1).reshape(-1, 3))
-        color = np.empty((len(index), 2, 4), np.float32)
-        ahead = (a + b) / 2 > frame
-        color[..., :3] = (base * (0.45 if ahead else 0.9) + (0.55 if ahead else 0.0))[:, None]
-        for end, at in enumerate((a, b)):
-            color[:, end, 3] = 0.85 * (1.0 - abs(at - frame) / (before_after + 1))
-        colors.append(color.reshape(-1, 4))
-    return np.concatenate(positions).astype(np.float32), np.concatenate(colors)
+    colors = np.empty((*positions.shape[:3], 4), np.float32)
+    colors[..., :3] = np.where(ahead, 0.45 * base + 0.55, 0.9 * base)[:, :, None]
+    colors[..., 3] = (0.85 * (1.0 - np.abs(ends - frame) / (before_after + 1)))[:, None]
+    return positions.reshape(-1, 3).astype(np.float32), colors.reshape(-1, 4)
 
 
 def graph_bars(
