@@ -70,9 +70,7 @@ class CoreBackend:
     def load_model(self, name: str, memory: Sequence[str]) -> Any:
         from hvg3d_core import generate
 
-        if memory:
-            raise ValueError(f"memory: {', '.join(memory)}: this generator has no memory modes")
-        return generate.load_model(name)
+        return generate.load_model(name, memory_mode=memory[0] if memory else "auto")
 
     def generate(
         self,
@@ -111,6 +109,11 @@ def _check_picture(png: bytes, name: str) -> None:
 
 def create() -> Backend:
     return CoreBackend()
+
+
+def memory_ladder() -> list[list[str]]:
+    """``hvg3d_core.pipelines.MEMORY_MODES``, which cannot be asked without torch; first what fits by calculation."""
+    return [[], ["text_first"], ["fp8"], ["group_offload"]]
 
 
 def list_models() -> list[dict[str, Any]]:

@@ -38,10 +38,11 @@ def name_of(modes: Sequence[str]) -> str:
     return " + ".join(modes) if modes else "full memory"
 
 
-def after_out_of_memory(error: dict[str, Any], rung: int, ladder: Ladder) -> Again | GiveUp:
-    """``error`` as the worker describes it."""
+def after_out_of_memory(error: dict[str, Any], rung: int, ladder: Ladder, mode: str | None = None) -> Again | GiveUp:
+    """``error`` as the worker describes it; ``mode``: what the generator had chosen, where it was left to it."""
+    rung = max([rung, *(n for n, modes in enumerate(ladder) if mode is not None and list(modes) == [mode])])
     if rung + 1 < len(ladder):
-        tried, smaller = name_of(ladder[rung]), name_of(ladder[rung + 1])
+        tried, smaller = mode or name_of(ladder[rung]), name_of(ladder[rung + 1])
         return Again(rung + 1, f"out of memory with {tried}; started again with {smaller}", crashed=False)
     if len(ladder) > 1:
         tried = ", ".join(name_of(modes) for modes in ladder)

@@ -230,7 +230,7 @@ class Slot:
                         boss.rungs[self._kind(job)] = rung
                     return
                 case "failed" if message["job"] == job.id:
-                    self._after_failure(job, message["error"], rung, worker.last_lines())
+                    self._after_failure(job, message["error"], rung, message.get("mode"), worker.last_lines())
                     break
                 case "cancelled" if message["job"] == job.id:
                     boss.change(job.id, JobState.CANCELLED, outcome="cancelled", seconds=self._seconds())
@@ -290,11 +290,11 @@ class Slot:
             job.id, JobState.FAILED, error=error, outcome=outcome, reason=error["message"], seconds=self._seconds()
         )
 
-    def _after_failure(self, job: Job, error: dict[str, Any], rung: int, lines: list[str]) -> None:
+    def _after_failure(self, job: Job, error: dict[str, Any], rung: int, mode: str | None, lines: list[str]) -> None:
         """The worker itself has said why."""
         if error["code"] == "out_of_memory":
             self.model = None  # it has let go of it
-            match after_out_of_memory(error, rung, self._boss.models.ladder(job.request)):
+            match after_out_of_memory(error, rung, self._boss.models.ladder(job.request), mode):
                 case Again() as again:
                     self._boss.put_back(job, again.note, "out_of_memory", self._seconds(), rung=again.rung)
                 case GiveUp() as give_up:
@@ -327,7 +327,7 @@ class Slot:
     def _after_failed_start(self, reason: str, lines: list[str]) -> None:
         """A worker that can never start must not leave the queue waiting without a word, unless others do work."""
         self._failed_starts += 1
-        if self._failed_starts >= _FAILED_STARTS and not any(slot.is_alive for slot in self._boss.slots):
+        if all(slot.is_hopeless for slot in self._boss.slots):
             self._boss.fail_next(
                 "worker_cannot_start",
                 f"the worker process ends while it starts, with {reason}",
@@ -336,8 +336,9 @@ class Slot:
             )
 
     @property
-    def is_alive(self) -> bool:
-        return self._state in ("idle", "busy")
+    def is_hopeless(self) -> bool:
+        """No worker has started here for several tries."""
+        return self._failed_starts >= _FAILED_STARTS
 
 
 def finished_progress() -> dict[str, Any]:

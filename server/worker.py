@@ -161,7 +161,10 @@ class Worker:
                 self._channel.send("cancelled", job=job)
             else:
                 traceback.print_exc()
-                self._channel.send("failed", job=job, error=describe_exception(error))
+                # Where the mode was left to the generator, it says which one was not enough.
+                self._channel.send(
+                    "failed", job=job, error=describe_exception(error), mode=getattr(error, "mode", None)
+                )
             if is_out_of_memory(error):
                 self._forget_model()
         gc.collect()

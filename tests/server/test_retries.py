@@ -27,6 +27,8 @@ def test_out_of_memory_goes_down_the_ladder() -> None:
     last = after_out_of_memory(FULL, 2, LADDER)
     assert isinstance(last, GiveUp)
     assert "9 GiB (tried in turn: full memory, text_first, text_first + tiling)" in last.error["message"]
+    chosen = after_out_of_memory(FULL, 0, LADDER, "text_first")
+    assert isinstance(chosen, Again) and chosen.rung == 2, "what the generator had chosen by itself is not tried again"
     alone = after_out_of_memory(FULL, 0, [[]])
     assert alone == GiveUp(FULL)
 
@@ -59,6 +61,13 @@ def test_a_lost_node_is_not_held_against_the_job_but_not_for_ever_either() -> No
     assert isinstance(last, GiveUp)
     assert last.error["code"] == "too_many_attempts"
     assert "5 times" in last.error["message"] and "node 10.0.0.2" in last.error["message"]
+
+
+def test_the_ladder_is_the_generators() -> None:
+    from hvg3d_core.pipelines import MEMORY_MODES
+    from server.backend import memory_ladder
+
+    assert memory_ladder() == [[], *([mode] for mode in MEMORY_MODES[1:])]
 
 
 LISTING = """\
