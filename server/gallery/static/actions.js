@@ -25,8 +25,7 @@ export function makeActions(jobs, pick) {
 
   async function send(job, request) {
     const body = { id: uuid(), request, label: job.label, client: job.client };
-    const made = await api.create(body);
-    jobs.put(made);
+    const made = await jobs.answer(api.create(body));
     toast(`New take queued, seed ${request.seed}`, { action: ["Show", () => pick(made.id)] });
   }
 
@@ -42,15 +41,14 @@ export function makeActions(jobs, pick) {
 
     cancel: guarded(async (job) => {
       if (job.state !== "queued" && !active(job)) return;
-      const after = await api.cancel(job.id);
-      jobs.put(after);
+      const after = await jobs.answer(api.cancel(job.id));
       announce(`${title(after)}: ${stateName(after.state)}`);
     }),
 
     /** `by` places towards the end of what its client has queued. */
     move: guarded(async (job, by) => {
-      const after = await api.move(job.id, Math.max(0, (await placeAmongOwn(job)) + by));
-      jobs.put(after);
+      const place = Math.max(0, (await placeAmongOwn(job)) + by);
+      const after = await jobs.answer(api.move(job.id, place));
       announce(after.queue_position === 0 ? "Next in line" : `${after.queue_position + 1} in line`);
     }),
 

@@ -70,7 +70,7 @@ export class App {
     const stream = this.#stream;
     stream.addEventListener("job", ({ detail: job }) => {
       this.#tellOf(job);
-      this.#jobs.put(job);
+      this.#jobs.event(job);
       this.#healthAfter();
     });
     stream.addEventListener("progress", ({ detail }) => this.#jobs.progress(detail));

@@ -32,7 +32,7 @@ export class Detail {
     const link = (name, label, extra = "") => h("a", { class: `button ${extra}`.trim(), download: "" }, icon(name), h("span", { text: label }));
     this.buttons = {
       reroll: button("dice", "Re-roll", { class: "primary", title: "Same settings, new seed", on: { click: now(actions.reroll) } }),
-      take: button("again", "New take …", { title: "Change the settings first", on: { click: now(actions.take) } }),
+      take: button("tune", "New take …", { title: "Change the settings first", on: { click: now(actions.take) } }),
       cancel: button("stop", "Cancel", { on: { click: now(actions.cancel) } }),
       first: button("top", "Move to the front", { bare: true, on: { click: now((job) => actions.move(job, -Infinity)) } }),
       earlier: button("up", "Move up", { bare: true, on: { click: now((job) => actions.move(job, -1)) } }),

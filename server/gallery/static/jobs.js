@@ -29,6 +29,8 @@ export class Jobs extends EventTarget {
   #generation = 0;
   #oldest = null; // the last job of the last page: what is older is not in the list yet
   #placesTimer = 0;
+  #told = 0; // events so far
+  #toldAt = new Map(); // id: the last of them about this job
   filter = "all";
   order = [];
   loading = false;
@@ -70,9 +72,10 @@ export class Jobs extends EventTarget {
     query.push(["limit", this.filter === "queue" ? 1000 : PAGE]);
     if (before !== null) query.push(["before", before]);
     try {
+      const asked = this.#told;
       const page = await api.jobs(query);
       if (generation !== this.#generation) return null;
-      for (const job of page.jobs) this.#byId.set(job.id, job);
+      for (const job of page.jobs) if (!this.#toldSince(job.id, asked)) this.#byId.set(job.id, job);
       const known = new Set(this.order);
       this.order.push(...page.jobs.map((job) => job.id).filter((id) => !known.has(id)));
       this.#next = page.next;
@@ -94,14 +97,28 @@ export class Jobs extends EventTarget {
 
   /** One job that a link named, whether or not it is in the list. */
   async fetch(id) {
-    const job = await api.job(id);
-    this.#byId.set(job.id, job);
-    this.#tell("job", job.id);
-    return job;
+    return this.answer(api.job(id));
   }
 
-  /** A job as the server has just shown it. */
-  put(job) {
+  /** The job that a request answers with, unless an event has told something newer before the answer came. */
+  async answer(request) {
+    const asked = this.#told;
+    const job = await request;
+    if (!this.#toldSince(job.id, asked)) this.#put(job);
+    return this.get(job.id) ?? job;
+  }
+
+  /** A job as an event shows it. */
+  event(job) {
+    this.#toldAt.set(job.id, ++this.#told);
+    this.#put(job);
+  }
+
+  #toldSince(id, moment) {
+    return (this.#toldAt.get(id) ?? 0) > moment;
+  }
+
+  #put(job) {
     const before = this.#byId.get(job.id);
     this.#byId.set(job.id, job);
     const states = FILTERS[this.filter].states;
@@ -125,6 +142,7 @@ export class Jobs extends EventTarget {
   }
 
   remove(id) {
+    this.#toldAt.set(id, ++this.#told);
     this.#byId.delete(id);
     this.order = this.order.filter((other) => other !== id);
     this.#tell("job", id);
