@@ -32,14 +32,19 @@ def alive(pid: int) -> bool:
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def kill_worker(server: RunningServer, job: str) -> int:
-    """Once the job is past its first steps."""
-    end = time.monotonic() + 10
+def wait_for_steps(server: RunningServer, job: str) -> None:
+    """Until the job is past its first steps."""
+    end = time.monotonic() + 20
     while time.monotonic() < end:
         progress = server.job(job)["progress"]
         if progress and progress["phase"] == "denoise" and progress["step"] >= 2:
-            break
+            return
         time.sleep(0.02)
+    raise AssertionError(f"no steps: {server.job(job)}")
+
+
+def kill_worker(server: RunningServer, job: str) -> int:
+    wait_for_steps(server, job)
     pid = server.worker_pid()
     os.kill(pid, signal.SIGKILL)
     return pid
@@ -87,7 +92,7 @@ def test_cancel_of_a_job_that_does_not_listen(mortal: RunningServer) -> None:
     """After the time of grace its worker is killed, and the next job gets a new one."""
     clip = mortal.upload(tiny_clip())
     job = mortal.submit(clip, num_inference_steps=1000, prompt="deaf")
-    mortal.wait(job, "running")
+    wait_for_steps(mortal, job)
     pid = mortal.worker_pid()
     mortal.client.post(f"/v1/jobs/{job}/cancel")
     assert mortal.wait(job, seconds=5)["state"] == "cancelled"
