@@ -63,13 +63,18 @@ def connect(server: str, token_file: Path | None = None, certificate: Path | Non
         token = os.environ.get("HVG3D_TOKEN", "")
     if not token:
         raise ClientError(
-            f"no token for {server}", "give --token-file, or set HVG3D_TOKEN; it is the file 'token' in the server's home"
+            f"no token for {server}",
+            "give --token-file, or set HVG3D_TOKEN; it is the file 'token' in the server's home",
         )
     return Client(server, token, certificate=certificate, patience=_PATIENCE_SECONDS, name="hvg3d")
 
 
 def run_job(
-    client: Client, clip: Path, request: Callable[[str], GenerationRequest], on_update: Callable[[Job], None], label: str
+    client: Client,
+    clip: Path,
+    request: Callable[[str], GenerationRequest],
+    on_update: Callable[[Job], None],
+    label: str,
 ) -> Job:
     """Upload a clip, queue ``request(sha256)``, wait for its end. Raises ClientError when it does not succeed."""
     job = client.submit(request(client.upload(clip)), label=label)

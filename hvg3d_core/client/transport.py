@@ -15,6 +15,7 @@ from .errors import ClientError, NotFound, Refused, Unauthorized, Unreachable
 from .home import Address
 
 _PAUSES = (0.2, 0.5, 1.0, 2.0)
+_FIRST_PATIENCE = 2.0
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
 
@@ -26,6 +27,7 @@ class Transport:
         self._patience = patience
         self._address: Address | None = None
         self._http: httpx.Client | None = None
+        self._met: float | None = None  # when it last answered
 
     def close(self) -> None:
         if self._http is not None:
@@ -43,15 +45,19 @@ class Transport:
             raise self._stranger() from None
 
     def patiently(self, call: Callable[[], Any]) -> Any:
-        """``call`` again and again for ``patience`` seconds while the server cannot be reached."""
-        end = time.monotonic() + self._patience
+        """``call`` again and again until the server could not be reached for ``patience`` seconds.
+
+        One that has never answered is more likely not there than being restarted: it is not waited for as long.
+        """
+        started = time.monotonic()
         attempt = 0
         while True:
             try:
                 return call()
             except Unreachable:
                 pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
-                if time.monotonic() + pause > end:
+                patience = min(self._patience, _FIRST_PATIENCE) if self._met is None else self._patience
+                if time.monotonic() + pause > max(started, self._met or 0.0) + patience:
                     raise
             time.sleep(pause)
             attempt += 1
@@ -115,6 +121,7 @@ class Transport:
             raise Unreachable(f"the connection to {url} broke ({error or type(error).__name__})") from None
 
     def _checked(self, answer: httpx.Response) -> httpx.Response:
+        self._met = time.monotonic()
         if not answer.is_error:
             return answer
         if answer.request.method == "HEAD":
