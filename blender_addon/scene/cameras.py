@@ -13,8 +13,6 @@ import numpy as np
 from ..core import ClipError
 from .meshes import matrix_array
 
-_FROM_BLENDER = np.diag([1.0, -1.0, -1.0, 1.0])
-
 
 def intrinsics(camera, width: int, height: int, aspect_x: float = 1.0, aspect_y: float = 1.0) -> np.ndarray:
     """K (3 x 3, float64, pixels) of the evaluated ``bpy.types.Camera`` for a picture of ``width`` x ``height``.
@@ -45,6 +43,8 @@ def intrinsics(camera, width: int, height: int, aspect_x: float = 1.0, aspect_y:
 
 def extrinsics(matrix_world, unit_scale: float = 1.0) -> np.ndarray:
     """World (metres) to camera (metres), 4 x 4 float64. A scaled camera object sees as if it were not scaled."""
-    to_camera = _FROM_BLENDER @ matrix_array(matrix_world.normalized().inverted())
-    to_camera[:3, 3] *= unit_scale
+    to_camera = matrix_array(matrix_world.normalized().inverted())
+    to_camera[1:3] *= -1.0  # Blender's y and z point the other way
+    if unit_scale != 1.0:
+        to_camera[:3, 3] *= unit_scale
     return to_camera

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,10 +102,10 @@ def iter_export(scene: bpy.types.Scene, settings: ExportSettings) -> Generator[E
     with preserved(scene):
         yield ExportProgress(0, total, "frames")
         for index, time in enumerate(frame_times(settings)):
-            frame = int(np.floor(time + 1e-9))
-            scene.frame_set(frame, subframe=float(np.clip(time - frame, 0.0, 0.999999)))
+            frame = math.floor(time + 1e-9)
+            scene.frame_set(frame, subframe=min(max(float(time) - frame, 0.0), 0.999999))
             depsgraph = view_layer.depsgraph
-            meshes = reader.read(depsgraph)
+            meshes = reader.read(depsgraph, compare=index + 1 == settings.num_frames)
             if index == 0:
                 _check_visible(settings, meshes)
             seen_by = camera.evaluated_get(depsgraph)

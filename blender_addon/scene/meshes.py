@@ -14,6 +14,8 @@ import numpy as np
 
 from ..core import ClipError, Mesh
 
+_DENSE = 1 << 15  # face corners: comparing so many with what they were costs as much as evaluating a tenth of the mesh
+_UNSEEN = 1 << 21  # face corners of a dense mesh that may go by before they are compared again
 GEOMETRY_TYPES = frozenset({"MESH", "CURVE", "SURFACE", "META", "FONT"})
 
 
@@ -52,10 +54,10 @@ def matrix_array(matrix) -> np.ndarray:
 
 @dataclass
 class _Topology:
+    counts: tuple[int, int, int]  # vertices, face corners, faces
     corners: np.ndarray  # vertex of every face corner: equal corners and face sizes mean equal topology
-    face_count: int
-    vertex_count: int
     triangles: np.ndarray  # F x 3 int32
+    unseen: int = 0  # face corners that went by since they were last compared
 
 
 class MeshReader:
@@ -65,8 +67,9 @@ class MeshReader:
     stay as they were. ``entity_of`` maps object names to entity indices.
 
     ``local`` leaves vertices in each mesh's own space, with a matrix beside them, and writes every frame into the same
-    arrays: what was read is then overwritten by the next :meth:`read`. ``marked_only`` passes over whatever
-    ``entity_of`` does not name.
+    arrays: what was read is then overwritten by the next :meth:`read`. Topology must then be constant. Counts that
+    change are left to the reader's user; faces that change while all counts stay are an error here, found at once in a
+    small mesh and after some frames in a dense one. ``marked_only`` passes over whatever ``entity_of`` does not name.
     """
 
     def __init__(
@@ -79,8 +82,11 @@ class MeshReader:
         self._topologies: dict[tuple, _Topology] = {}
         self._buffers: dict[tuple, np.ndarray] = {}
 
-    def read(self, depsgraph: bpy.types.Depsgraph) -> list[Mesh]:
-        """One :class:`Mesh` per visible object or instance, in the stable order of the depsgraph."""
+    def read(self, depsgraph: bpy.types.Depsgraph, *, compare: bool = False) -> list[Mesh]:
+        """One :class:`Mesh` per visible object or instance, in the stable order of the depsgraph.
+
+        ``compare`` makes sure of the topology of dense meshes too.
+        """
         meshes = []
         seen: dict[tuple[str, str], int] = {}
         for instance in depsgraph.object_instances:
@@ -108,13 +114,14 @@ class MeshReader:
             seen[owner, name] = count + 1
             key = (owner, name, count)
             label = name if owner == name else f"{name} (instanced by {owner})"
-            mesh = Mesh(
-                label,
-                entity,
-                self._vertices(key, data),
-                self._triangles(key, data),
-                self._matrix(instance.matrix_world),
-            )
+            triangles = self._triangles(key, data, compare)
+            if triangles is None:
+                raise ClipError(
+                    f"mesh {label!r} at frame {depsgraph.scene.frame_current} joins its {len(data.vertices)} vertices"
+                    " to other faces than before; points follow a surface only while its topology is constant, so"
+                    " switch off modifiers that change it over time (geometry nodes, remesh, boolean)"
+                )
+            mesh = Mesh(label, entity, self._vertices(key, data), triangles, self._matrix(instance.matrix_world))
             meshes.append(mesh if self.local else Mesh(label, entity, mesh.world_vertices(), mesh.triangles))
         return meshes
 
@@ -133,20 +140,31 @@ class MeshReader:
             matrix[:3] *= self.unit_scale
         return matrix
 
-    def _triangles(self, key: tuple, data: bpy.types.Mesh) -> np.ndarray:
-        corners = np.empty(len(data.loops), np.int32)
-        data.attributes[".corner_vert"].data.foreach_get("value", corners)
+    def _triangles(self, key: tuple, data: bpy.types.Mesh, compare: bool) -> np.ndarray | None:
+        """F x 3, or None where they would have to stay what they were and do not."""
+        counts = (len(data.vertices), len(data.loops), len(data.polygons))
         known = self._topologies.get(key)
-        if (
-            known is not None
-            and known.face_count == len(data.polygons)
-            and known.vertex_count == len(data.vertices)
-            and np.array_equal(known.corners, corners)
-        ):
-            return known.triangles
-        data.calc_loop_triangles()
-        triangles = np.empty(len(data.loop_triangles) * 3, np.int32)
-        data.loop_triangles.foreach_get("vertices", triangles)
-        known = _Topology(corners, len(data.polygons), len(data.vertices), triangles.reshape(-1, 3))
-        self._topologies[key] = known
-        return known.triangles
+        if known is not None and known.counts == counts:
+            known.unseen += counts[1]
+            if self.local and not compare and counts[1] >= _DENSE and known.unseen < _UNSEEN:
+                return known.triangles
+            known.unseen = 0
+            if np.array_equal(known.corners, _corners(data)):
+                return known.triangles
+            if self.local:
+                return None
+        corners = _corners(data)
+        if counts[1] == 3 * counts[2]:
+            triangles = corners
+        else:
+            data.calc_loop_triangles()
+            triangles = np.empty(len(data.loop_triangles) * 3, np.int32)
+            data.loop_triangles.foreach_get("vertices", triangles)
+        self._topologies[key] = _Topology(counts, corners, triangles.reshape(-1, 3))
+        return self._topologies[key].triangles
+
+
+def _corners(data: bpy.types.Mesh) -> np.ndarray:
+    corners = np.empty(len(data.loops), np.int32)
+    data.attributes[".corner_vert"].data.foreach_get("value", corners)
+    return corners

@@ -20,6 +20,8 @@ from .screen import ScreenTriangles, corner_rows, screen_triangles
 from .validate import check_array, check_camera, check_entities, check_fps, check_size, validate
 from .visibility import visible_against
 
+_WAITING = 16  # frames
+
 
 @dataclass(frozen=True)
 class Mesh:
@@ -93,6 +95,10 @@ class ClipBuilder:
         self._ids = np.zeros(0, np.uint8)  # entity + 1 of each of them
         self._vertices = np.zeros((0, 3), np.float32)  # of all meshes, world, in the frame that is added
         self._points = np.zeros((num_frames, total, 3), np.float32)
+        # Corners of the points' triangles in the frames from ``_placed`` on, whose points are still to be made of them.
+        self._waiting = np.empty((1 if compute_visibility else min(num_frames, _WAITING), 3 * total, 3), np.float32)
+        self._placed = 0
+        self._matrices: list[list[np.ndarray | None]] = []  # of the meshes of ``_parts``, per frame
         self._visible = np.zeros((num_frames, total), bool)
         self._masks = np.zeros((num_frames, height, width), np.uint8)
         self._seen = np.zeros(len(self.entities), bool)
@@ -122,31 +128,46 @@ class ClipBuilder:
         K, world_to_camera = self._check_camera(frame, K, world_to_camera)
         joints = _extra("joints", frame, joints, (None, 3))
         object_poses = _extra("object_poses", frame, object_poses, (None, 4, 4))
-        index, size = len(self._frames), (self.width, self.height)
+        index = len(self._frames)
         with self._timed("points"):
             if index == 0:
                 self._bind(meshes)
-            points = self._points[index]
+            corners = self._waiting[index - self._placed]
             for part, chosen, binding in self._parts:
-                points[chosen] = binding.evaluate(meshes[part].vertices, meshes[part].matrix)
-            inside = points_in_view(points, K, world_to_camera, *size)
-        with self._timed("visibility"):
-            if self.compute_visibility:
-                screen = self._screen(meshes, K, world_to_camera)
-                self._visible[index] = visible_against(screen, points, K, world_to_camera)
-            else:
-                self._visible[index] = inside
-        with self._timed("masks"):
-            if self.compute_masks:
-                if not self.compute_visibility:
-                    screen = self._screen(meshes, K, world_to_camera)
-                self._masks[index] = ids_on_screen(screen, self._ids)
-        self._seen |= inside.reshape(len(self.entities), -1).any(1)
+                binding.gather(meshes[part].vertices, out=corners[3 * chosen.start : 3 * chosen.stop])
+        self._matrices.append([meshes[part].matrix for part, _, _ in self._parts])
         self._K.append(K)
         self._w2c.append(world_to_camera)
         self._joints.append(joints)
         self._poses.append(object_poses)
         self._frames.append(int(frame))
+        if self._placed + len(self._waiting) == len(self._frames):
+            self._place_points()
+        if not (self.compute_visibility or self.compute_masks):
+            return
+        with self._timed("visibility" if self.compute_visibility else "masks"):
+            screen = self._screen(meshes, K, world_to_camera)
+            if self.compute_visibility:
+                self._visible[index] = visible_against(screen, self._points[index], K, world_to_camera)
+        with self._timed("masks"):
+            if self.compute_masks:
+                self._masks[index] = ids_on_screen(screen, self._ids)
+
+    def _place_points(self) -> None:
+        """Points of the frames that wait for it, and which of them are in the image.
+
+        Where nothing needs them at once, many frames are placed in one go: between two frames the source works through
+        all its vertices, after which every array and much of the code would have to be fetched from memory again.
+        """
+        with self._timed("points"):
+            for corners, index in zip(self._waiting, range(self._placed, len(self._frames)), strict=False):
+                points = self._points[index]
+                for (_, chosen, binding), matrix in zip(self._parts, self._matrices[index], strict=True):
+                    points[chosen] = binding.blend(corners[3 * chosen.start : 3 * chosen.stop], matrix)
+                inside = points_in_view(points, self._K[index], self._w2c[index], self.width, self.height)
+                self._visible[index] = inside
+                self._seen |= inside.reshape(len(self.entities), -1).any(1)
+            self._placed = len(self._frames)
 
     def finish(
         self, reference_png: bytes, *, view_name: str = "camera", provenance: dict[str, Any] | None = None
@@ -154,6 +175,7 @@ class ClipBuilder:
         """The validated clip; ``reference_png`` shows the first frame at the clip's size."""
         if len(self._frames) != self.num_frames:
             raise ClipError(f"num_frames: {len(self._frames)} of {self.num_frames} frames were added; add the others")
+        self._place_points()
         for index, entity in enumerate(self.entities):
             if not self._seen[index]:
                 raise ClipError(

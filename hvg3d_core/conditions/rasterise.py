@@ -8,7 +8,8 @@ import numpy as np
 from .cameras import NEAR
 from .screen import Boxes, Patches, ScreenTriangles, chunks, corner_rows, expand, screen_triangles
 
-_PIXELS = 1 << 20
+_TRIANGLES = 1 << 14  # at once, so that what is known of them stays in the cache
+_PIXELS = 1 << 15  # at once, likewise
 _SMALL = 32  # pixels of a bounding box that are all tried
 _LARGE = 4096  # pixels of a bounding box that is worth a call of its own
 _EDGE = 1e-9  # barycentric slack: a pixel centre on a shared edge must not fall between both triangles by rounding
@@ -70,21 +71,25 @@ class _Canvas:
         return (boxes.first_x <= right) & (boxes.last_x >= left) & (boxes.first_y <= bottom) & (boxes.last_y >= top)
 
     def draw(self, screen: ScreenTriangles, index: np.ndarray, label: np.ndarray) -> None:
-        """Draw the triangles ``index``; where two are equally near, the later one shows, small ones first."""
+        """Draw the triangles ``index``; where two are equally near, one that is drawn later shows."""
         if self.farthest:
             index = index[np.take(screen.inv_z, screen.corners[:, index]).max(0) >= self.farthest]
-        patches = screen.patches(index)
         left, right, top, bottom = self.window
         boxes = screen.boxes
-        x0, x1 = np.maximum(boxes.first_x[patches.index], left), np.minimum(boxes.last_x[patches.index], right)
-        y0, y1 = np.maximum(boxes.first_y[patches.index], top), np.minimum(boxes.last_y[patches.index], bottom)
+        for start in range(0, len(index), _TRIANGLES):
+            patches, _ = screen.patches(index[start : start + _TRIANGLES])
+            x0, x1 = np.maximum(boxes.first_x[patches.index], left), np.minimum(boxes.last_x[patches.index], right)
+            y0, y1 = np.maximum(boxes.first_y[patches.index], top), np.minimum(boxes.last_y[patches.index], bottom)
+            self._draw(patches, (x0, x1, y0, y1), label[patches.index])
+
+    def _draw(self, patches: Patches, box: tuple[np.ndarray, ...], ids: np.ndarray) -> None:
+        x0, x1, y0, y1 = box
         size = (x1 - x0 + 1).astype(np.int64) * (y1 - y0 + 1)
-        ids = label[patches.index]
-        box = (x0, x1, y0, y1)
-        self._try_all(patches, np.flatnonzero(size <= _SMALL), box, ids)
-        larger = np.flatnonzero(size > _SMALL)
-        if len(larger) == 0:
+        small = size <= _SMALL
+        self._try_all(patches, np.flatnonzero(small), box, ids)
+        if small.all():
             return
+        larger = np.flatnonzero(~small)
         # Long thin triangles fill little of their box, so that going row by row pays.
         area = 0.5 / np.abs(
             patches.second_x[larger] * patches.third_y[larger] - patches.second_y[larger] * patches.third_x[larger]
@@ -102,48 +107,55 @@ class _Canvas:
         for part in chunks(count, _PIXELS):
             owner, place = expand(count[part])
             owner += part.start
-            down = place // wide[owner]
-            column, row = x0[owner] + place - down * wide[owner], y0[owner] + down
+            place = place.astype(np.int32)
+            across = wide[owner]
+            down = place // across
+            column, row = x0[owner] + (place - down * across), y0[owner] + down
             triangle = chosen[owner]
             dx, dy = column + 0.5 - patches.x[0, triangle], row + 0.5 - patches.y[0, triangle]
             second = dx * patches.second_x[triangle] + dy * patches.second_y[triangle]
             third = dx * patches.third_x[triangle] + dy * patches.third_y[triangle]
             inside = np.flatnonzero((second >= -_EDGE) & (third >= -_EDGE) & (second + third <= 1.0 + _EDGE))
             triangle = triangle[inside]
-            inverse = _interpolate(patches, triangle, second[inside], third[inside])
-            self._put(row[inside] * self.width + column[inside], inverse, ids[triangle])
+            pixel = row[inside].astype(np.intp) * self.width + column[inside]
+            self._put(pixel, patches.inverse_depth(triangle, second[inside], third[inside]), ids[triangle])
 
     def _row_by_row(self, patches: Patches, chosen: np.ndarray, box: tuple[np.ndarray, ...], ids: np.ndarray) -> None:
         """Every row of each box, from the edge on its left to the edge on its right."""
         x0, x1, y0, y1 = (side[chosen] for side in box)
-        rows = np.maximum(y1 - y0 + 1, 0)
+        rows = y1 - y0 + 1
         for part in chunks(rows, _PIXELS):
             owner, place = expand(rows[part])
             owner += part.start
             row, triangle = y0[owner] + place, chosen[owner]
             dy = row + 0.5 - patches.y[0, triangle]
-            origin = patches.x[0, triangle]
-            second = (patches.second_x[triangle], patches.second_y[triangle] * dy)
-            third = (patches.third_x[triangle], patches.third_y[triangle] * dy)
-            first = (-second[0] - third[0], 1.0 - second[1] - third[1])
+            origin = patches.x[0, triangle] - 0.5
+            # Each barycentric coordinate is slope * dx + offset and positive inside.
+            second, second_at = patches.second_x[triangle], patches.second_y[triangle] * dy
+            third, third_at = patches.third_x[triangle], patches.third_y[triangle] * dy
             left, right = np.full(len(row), -np.inf), np.full(len(row), np.inf)
-            for slope, offset in (first, second, third):  # slope * dx + offset is the barycentric, positive inside
+            for slope, offset in (
+                (-second - third, 1.0 - second_at - third_at),
+                (second, second_at),
+                (third, third_at),
+            ):
                 # Within the triangle's rows a level edge bounds nothing.
                 crossing = -offset / np.where(slope == 0, 1.0, slope)
-                left = np.where(slope > 0, np.maximum(left, crossing), left)
-                right = np.where(slope < 0, np.minimum(right, crossing), right)
-            begin = np.maximum(np.ceil(np.maximum(left + origin - 0.5 - _EDGE, -1.0)), x0[owner]).astype(np.int64)
-            end = np.minimum(np.floor(np.minimum(right + origin - 0.5 + _EDGE, self.width)), x1[owner]).astype(np.int64)
+                np.maximum(left, crossing, out=left, where=slope > 0)
+                np.minimum(right, crossing, out=right, where=slope < 0)
+            begin = np.maximum(np.ceil(left + origin - _EDGE), x0[owner]).astype(np.int64)
+            end = np.minimum(np.floor(right + origin + _EDGE), x1[owner]).astype(np.int64)
             length = np.maximum(end - begin + 1, 0)
+            dx = begin - origin
+            w0, w1, w2 = (w[triangle] for w in patches.inv_z)
+            change = second * (w1 - w0) + third * (w2 - w0)  # of 1/z from one column to the next
+            at_begin = w0 + second_at * (w1 - w0) + third_at * (w2 - w0) + change * dx
+            pixel_at_begin = row * self.width + begin
+            id_of = ids[triangle]
             for run in chunks(length, _PIXELS):
                 line, step = expand(length[run])
                 line += run.start
-                column, on = begin[line] + step, triangle[line]
-                dx = column + 0.5 - origin[line]
-                inverse = _interpolate(
-                    patches, on, dx * second[0][line] + second[1][line], dx * third[0][line] + third[1][line]
-                )
-                self._put(row[line] * self.width + column, inverse, ids[on])
+                self._put(pixel_at_begin[line] + step, at_begin[line] + change[line] * step, id_of[line])
 
     def _block(self, patches: Patches, one: int, box: tuple[int, ...], label: int) -> None:
         """One triangle over its whole box."""
@@ -165,9 +177,3 @@ class _Canvas:
         np.maximum.at(self.nearest, pixel, inverse)
         best = np.flatnonzero(inverse == self.nearest[pixel])
         self.ids[pixel[best]] = ids[best]
-
-
-def _interpolate(patches: Patches, triangle: np.ndarray, second: np.ndarray, third: np.ndarray) -> np.ndarray:
-    """1/z at barycentric coordinates."""
-    w0 = patches.inv_z[0][triangle]
-    return w0 + second * (patches.inv_z[1][triangle] - w0) + third * (patches.inv_z[2][triangle] - w0)

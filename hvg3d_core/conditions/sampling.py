@@ -11,6 +11,8 @@ import numpy as np
 
 from .clip import ClipError
 
+_PIECE = 1 << 12  # triangles at once
+
 
 @dataclass(frozen=True)
 class SurfaceBinding:
@@ -28,17 +30,26 @@ class SurfaceBinding:
         return np.ascontiguousarray(self.corners.T, np.intp).ravel(), np.ascontiguousarray(weights, np.float64)
 
     def evaluate(self, vertices: np.ndarray, matrix: np.ndarray | None = None) -> np.ndarray:
-        """C x 3 float32 points on the surface that now has ``vertices`` (V x 3), carried on by ``matrix`` (4 x 4).
-
-        Only the vertices that points hang on are read, so that a dense mesh costs no more than a coarse one.
-        """
+        """C x 3 float32 points on the surface that now has ``vertices`` (V x 3), carried on by ``matrix`` (4 x 4)."""
         if vertices.shape != (self.num_vertices, 3):
             raise ClipError(
                 f"vertices: shape {vertices.shape}, but the points were bound to {(self.num_vertices, 3)};"
                 " keep the topology constant over the clip"
             )
-        corners, weights = self._gather
-        parts = np.take(vertices, corners, axis=0).reshape(weights.shape) * weights
+        return self.blend(self.gather(vertices), matrix)
+
+    def gather(self, vertices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The first half of :meth:`evaluate`: 3C x 3 corners, the first ones of all points, the second, the third.
+
+        Only the vertices that points hang on are read, so that a dense mesh costs no more than a coarse one.
+        """
+        # With an ``out``, numpy checks indices on a copy of it unless it clips them; they are in range.
+        return np.take(vertices, self._gather[0], axis=0, out=out, mode="raise" if out is None else "clip")
+
+    def blend(self, corners: np.ndarray, matrix: np.ndarray | None = None) -> np.ndarray:
+        """The second half: C x 3 float32 points from what :meth:`gather` returned."""
+        weights = self._gather[1]
+        parts = corners.reshape(weights.shape) * weights
         points = parts[0] + parts[1] + parts[2]
         if matrix is not None:
             points = points @ matrix[:3, :3].T + matrix[:3, 3]
@@ -58,8 +69,23 @@ class SurfaceBinding:
 
 def triangle_areas(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """F float64 areas, in the square of the vertices' unit."""
-    a, b, c = np.moveaxis(vertices[triangles].astype(np.float64), 1, 0)
-    return 0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    return _areas_and_extent(vertices, triangles)[0]
+
+
+def _areas_and_extent(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, float]:
+    """Areas, and the longest side of the box round all triangles; in pieces that stay in the cache."""
+    axes = np.ascontiguousarray(np.asarray(vertices).T, np.float64)
+    areas = np.empty(len(triangles))
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for start in range(0, len(triangles), _PIECE):
+        corners = np.ascontiguousarray(triangles[start : start + _PIECE].T, np.intp)
+        at = np.take(axes, corners, axis=1)  # coordinate, corner, triangle
+        low, high = np.minimum(low, at.min((1, 2))), np.maximum(high, at.max((1, 2)))
+        x1, y1, z1 = at[:, 1] - at[:, 0]
+        x2, y2, z2 = at[:, 2] - at[:, 0]
+        x, y, z = y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2
+        areas[start : start + _PIECE] = 0.5 * np.sqrt(x * x + y * y + z * z)
+    return areas, float((high - low).max())
 
 
 def bind_surface(vertices: np.ndarray, triangles: np.ndarray, count: int, rng: np.random.Generator) -> SurfaceBinding:
@@ -72,10 +98,9 @@ def bind_surface(vertices: np.ndarray, triangles: np.ndarray, count: int, rng: n
         raise ClipError(f"number of points: {count}; at least 1 is needed")
     if len(triangles) == 0:
         raise ClipError("mesh: it has no triangle; give it faces, or leave it out")
-    areas = triangle_areas(vertices, triangles)
+    areas, extent = _areas_and_extent(vertices, triangles)
     cumulative = np.cumsum(areas)
     total = cumulative[-1]
-    extent = float(np.ptp(vertices[triangles.ravel()].astype(np.float64), axis=0).max())
     # Rounding leaves float32 lines and points a little area; the bound is far below any real surface's.
     if not total > 1e-10 * extent * extent or extent == 0.0:
         raise ClipError(f"mesh: its {len(triangles)} triangles have no area ({total:.3g} m2); check its scale")

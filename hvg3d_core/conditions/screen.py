@@ -36,6 +36,11 @@ class Patches:
     def __len__(self) -> int:
         return len(self.index)
 
+    def inverse_depth(self, row: np.ndarray, second: np.ndarray, third: np.ndarray) -> np.ndarray:
+        """1/z of the patches ``row`` at barycentric coordinates."""
+        first = self.inv_z[0][row]
+        return first + second * (self.inv_z[1][row] - first) + third * (self.inv_z[2][row] - first)
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -86,19 +91,19 @@ class ScreenTriangles:
             return np.minimum(np.minimum(a, b), c), last, low
         return low + 1, last, low
 
-    def patches(self, index: np.ndarray) -> Patches:
-        """Those of the triangles ``index`` that are not edge-on."""
+    def patches(self, index: np.ndarray) -> tuple[Patches, np.ndarray]:
+        """The planes of the triangles ``index``, and which of those they are: edge-on ones are left out."""
         corners = self.corners[:, index]
         x, y = np.take(self.x, corners), np.take(self.y, corners)
         x1, x2, y1, y2 = x[1] - x[0], x[2] - x[0], y[1] - y[0], y[2] - y[0]
         area = x1 * y2 - y1 * x2
-        fine = np.abs(area) > _MIN_AREA
-        if not fine.all():
-            index, corners, x, y = index[fine], corners[:, fine], x[:, fine], y[:, fine]
-            x1, x2, y1, y2, area = x1[fine], x2[fine], y1[fine], y2[fine], area[fine]
+        kept = np.flatnonzero(np.abs(area) > _MIN_AREA)
+        if len(kept) < len(index):
+            index, corners, x, y = index[kept], corners[:, kept], x[:, kept], y[:, kept]
+            x1, x2, y1, y2, area = x1[kept], x2[kept], y1[kept], y2[kept], area[kept]
         scale = 1.0 / area
         inv_z = np.take(self.inv_z, corners)
-        return Patches(index, x, y, inv_z, y2 * scale, -x2 * scale, -y1 * scale, x1 * scale)
+        return Patches(index, x, y, inv_z, y2 * scale, -x2 * scale, -y1 * scale, x1 * scale), kept
 
 
 def corner_rows(triangles: np.ndarray) -> np.ndarray:
@@ -170,7 +175,7 @@ def expand(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For counts (2, 0, 3): owners (0, 0, 2, 2, 2) and the place within each owner (0, 1, 0, 1, 2)."""
     owner = np.repeat(np.arange(len(counts)), counts)
     first = np.cumsum(counts) - counts
-    return owner, np.arange(len(owner)) - np.repeat(first, counts)
+    return owner, np.arange(len(owner)) - first[owner]
 
 
 def chunks(counts: np.ndarray, limit: int) -> Iterator[slice]:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 
 from .cameras import NEAR, in_view, project
-from .screen import Patches, ScreenTriangles, chunks, corner_rows, expand, screen_triangles
+from .screen import ScreenTriangles, chunks, corner_rows, expand, screen_triangles
 
 RELATIVE_EPS = 5e-4  # of the depth: half a millimetre at a metre, so that a point's own triangle does not hide it
-_PAIRS = 1 << 20
+_PAIRS = 1 << 15  # at once, so that they stay in the cache
 _EDGE = 1e-7  # barycentric slack, so that no ray slips between two triangles that share an edge
 
 
@@ -53,87 +53,86 @@ def visible_against(
     rounding = 8 * np.finfo(np.float32).eps * float(np.abs(points).max(initial=0.0))
     depth = z[candidates]
     limit = 1.0 / np.maximum(depth * (1.0 - eps) - rounding, 1e-9)
-    uv = uv[candidates]
-    patches = screen.patches(_near_points(screen, uv))
-    visible[candidates[_hidden(patches, uv, limit)]] = False
+    visible[candidates[_hidden(screen, uv[candidates], limit)]] = False
     return visible
 
 
-def _near_points(screen: ScreenTriangles, uv: np.ndarray) -> np.ndarray:
-    """Indices of the triangles with a point in the cells of their bounding box: a few per cent of a dense mesh.
+class _Pyramid:
+    """Points in grids of cells, each level's twice as wide as those below; level 0 has the cells of :class:`Boxes`.
 
-    A summed-area table of the points per cell answers that with four look-ups a triangle.
+    All levels lie one after the other in flat arrays, from ``base``, with ``columns`` to a row; each grid has an empty
+    column and an empty row to spare. ``origin`` is the cell of level 0 that counts as (0, 0).
     """
-    boxes = screen.boxes
-    column, row = np.floor(uv - 0.5).astype(np.intp).T + 1  # of the cell, counted from the first, which is -1
-    wide, tall = screen.width + 1, screen.height + 1
-    held = np.bincount(row * wide + column, minlength=wide * tall).reshape(tall, wide)
-    table = np.zeros((tall + 1, wide + 1), np.int32)
-    np.cumsum(held, axis=0, out=table[1:, 1:])
-    np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
-    table = table.ravel()
-    above, below = (boxes.low_y + 1) * (wide + 1), (boxes.last_y + 2) * (wide + 1)
-    left, right = boxes.low_x + 1, boxes.last_x + 2
-    # First what lies above and left of the right edge, then left of the left one: unsigned sums would do as well.
-    inside = table[below + right] - table[above + right] - table[below + left] + table[above + left]
-    return np.flatnonzero(inside)
+
+    def __init__(self, uv: np.ndarray, limit: np.ndarray):
+        column, row = np.floor(uv - 0.5).astype(np.int32).T
+        self.origin = int(column.min()), int(row.min())
+        column, row = column - self.origin[0], row - self.origin[1]
+        self.last = int(column.max()), int(row.max())
+        levels = np.arange(max(*self.last, 1).bit_length() + 1)
+        self.columns, rows = (self.last[0] >> levels) + 2, (self.last[1] >> levels) + 2
+        ends = np.cumsum(self.columns * rows)
+        self.base = ends - self.columns * rows
+        key = (self.base + (row[:, None] >> levels) * self.columns + (column[:, None] >> levels)).ravel()
+        order = np.argsort(key)
+        self.points = order // len(levels)  # of the first bucket, of the second ...
+        self.held = np.bincount(key, minlength=ends[-1])
+        self.first = np.cumsum(self.held) - self.held
+        # The smallest limit in each cell, and in each square of four cells by its upper left one.
+        self.lowest = np.full(ends[-1], np.inf)
+        np.minimum.at(self.lowest, key, np.repeat(limit, len(levels)))
+        self.lowest_of_four = self.lowest.copy()
+        for start, stop, wide in zip(self.base, ends, self.columns, strict=True):
+            four, one = self.lowest_of_four[start:stop].reshape(-1, wide), self.lowest[start:stop].reshape(-1, wide)
+            np.minimum(four[:, :-1], one[:, 1:], out=four[:, :-1])
+            np.minimum(four[:-1], four[1:], out=four[:-1])
+        # A box that reaches over ``span`` borders of cells touches at most 2 x 2 cells of level_of[span].
+        self.level_of = np.array([max(span - 1, 0).bit_length() for span in range(max(self.last) + 1)], np.int32)
 
 
-def _hidden(patches: Patches, uv: np.ndarray, limit: np.ndarray) -> np.ndarray:
+def _hidden(screen: ScreenTriangles, uv: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """C bool: some triangle covers uv (C x 2 pixels) with 1/z above the point's ``limit``.
 
-    Triangles and points meet in a pyramid of grids: a triangle is entered where cells are about as large as its
-    bounding box (3 x 3 cells at most), a point once at every level. Any mix of sizes then costs little.
+    Triangles and points meet in a pyramid: a triangle enters it where its bounding box touches 2 x 2 cells at most, a
+    point once at every level. Any mix of sizes then costs little, and most triangles of a dense mesh are dropped by a
+    single look-up: no point is near that they could hide.
     """
     hidden = np.zeros(len(uv), bool)
-    box_low, box_high = uv.min(0), uv.max(0)
-    near_enough = patches.inv_z.max(0)
-    low = np.stack([patches.x.min(0), patches.y.min(0)], 1)
-    high = np.stack([patches.x.max(0), patches.y.max(0)], 1)
-    touches = (high >= box_low).all(1) & (low <= box_high).all(1)
-    use = np.flatnonzero(touches & (near_enough > limit.min()))
-    if len(use) == 0:
-        return hidden
-    low = np.maximum(low[use], box_low) - box_low
-    high = np.minimum(high[use], box_high) - box_low
-    span = (high - low).max(1)
-    level = np.maximum(np.frexp(span)[1] - 1, 0)  # cell <= span < 2 cell, cell at least a pixel
+    grid, boxes = _Pyramid(uv, limit), screen.boxes
+    (left, top), (right, bottom) = grid.origin, grid.last
+    x0, x1 = np.maximum(boxes.low_x - left, 0), np.minimum(boxes.last_x - left, right)
+    y0, y1 = np.maximum(boxes.low_y - top, 0), np.minimum(boxes.last_y - top, bottom)
+    index = np.flatnonzero((x0 <= x1) & (y0 <= y1))
+    x0, x1, y0, y1 = x0[index], x1[index], y0[index], y1[index]
+    level = grid.level_of[np.maximum(x1 - x0, y1 - y0)]
+    x0, x1, y0, y1 = x0 >> level, x1 >> level, y0 >> level, y1 >> level
+    bucket = grid.base[level] + y0 * grid.columns[level] + x0
+    lowest = grid.lowest_of_four[bucket]
+    some = np.flatnonzero(lowest < np.inf)
+    nearest = np.take(screen.inv_z, screen.corners[:, index[some]]).max(0)
+    some = some[nearest > lowest[some]]
+    patches, kept = screen.patches(index[some])
+    some = some[kept]
+    nearest = patches.inv_z.max(0)
 
-    levels = int(level.max()) + 1
-    cell = 2.0 ** np.arange(levels)
-    columns, rows = np.floor((box_high - box_low)[:, None] / cell).astype(np.int64) + 1
-    base = np.concatenate([[0], np.cumsum(columns * rows)])
-    at = np.floor((uv - box_low)[:, None] / cell[:, None]).astype(np.int64)  # C x L x 2
-    key = (base[:-1] + at[..., 1] * columns + at[..., 0]).ravel()
-    order = np.argsort(key, kind="stable")
-    point_at = order // levels
-    held = np.bincount(key, minlength=base[-1])
-    first = np.cumsum(held) - held
-
-    size = cell[level][:, None]
-    cell_low = np.floor(low / size).astype(np.int64)
-    cells = np.floor(high / size).astype(np.int64) - cell_low + 1
-    owner, place = expand(cells.prod(1))
-    across = cells[owner, 0]
-    step_y, step_x = place // across, place % across
-    level_of = level[owner]
-    bucket = base[level_of] + (cell_low[owner, 1] + step_y) * columns[level_of] + cell_low[owner, 0] + step_x
-    full = held[bucket] > 0
-    owner, bucket = owner[full], bucket[full]
-
-    for part in chunks(held[bucket], _PAIRS):
-        pair, place = expand(held[bucket[part]])
-        point = point_at[first[bucket[part]][pair] + place]
-        triangle = use[owner[part]][pair]
-        maybe = (near_enough[triangle] > limit[point]) & ~hidden[point]
+    pairs = []
+    for step_x, step_y in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        cell = bucket[some] + step_y * grid.columns[level[some]] + step_x
+        meets = (x0[some] + step_x <= x1[some]) & (y0[some] + step_y <= y1[some]) & (nearest > grid.lowest[cell])
+        pairs.append((np.flatnonzero(meets), cell[meets]))
+    owner, cell = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+    held = grid.held[cell]
+    for part in chunks(held, _PAIRS):
+        pair, place = expand(held[part])
+        point = grid.points[grid.first[cell[part]][pair] + place]
+        triangle = owner[part][pair]
+        maybe = (nearest[triangle] > limit[point]) & ~hidden[point]
         point, triangle = point[maybe], triangle[maybe]
         dx, dy = uv[point, 0] - patches.x[0, triangle], uv[point, 1] - patches.y[0, triangle]
         second = dx * patches.second_x[triangle] + dy * patches.second_y[triangle]
         third = dx * patches.third_x[triangle] + dy * patches.third_y[triangle]
         inside = (second >= -_EDGE) & (third >= -_EDGE) & (second + third <= 1.0 + _EDGE)
-        point, triangle, second, third = point[inside], triangle[inside], second[inside], third[inside]
-        w = patches.inv_z
-        inverse = w[0, triangle]
-        inverse = inverse + second * (w[1, triangle] - inverse) + third * (w[2, triangle] - inverse)
+        point, triangle = point[inside], triangle[inside]
+        inverse = patches.inverse_depth(triangle, second[inside], third[inside])
         hidden[point[inverse > limit[point]]] = True
     return hidden
