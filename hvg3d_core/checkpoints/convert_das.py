@@ -21,7 +21,6 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,7 +233,9 @@ def write_transformer(
         if tuple(tensor.shape) != step.shape:  # fuse, whose second half reads the point cloud
             counts["filled"] += tensor.numel()
             tensor = torch.cat([tensor, torch.zeros_like(tensor)], dim=1)
-        writer.add(step.target, tensor)
+        if writer.add(step.target, tensor):
+            weights.release()
+            base.release()
     writer.close()
     model.save_config(out)
     return counts, writer.total_bytes, differences
@@ -266,38 +267,37 @@ def convert_das(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: there is something already; choose another folder or remove it")
     partial = out.parent / f".{out.name}.partial"
-    with ExitStack() as stack:
-        weights = stack.enter_context(open_weights(folder))
-        base_weights = stack.enter_context(open_weights(base)) if base is not None else weights
-        model = target_model(weights, tracking_range, seed_hvg3d)
-        steps, skipped = plan(model, weights, base_weights)
-        widths = {None: 2 if base_weights["proj_out.weight"].dtype.itemsize == 2 else 4, torch.float32: 4}
-        elements = sum(tensor.numel() for tensor in model.state_dict().values())
-        out.parent.mkdir(parents=True, exist_ok=True)
-        check_space(out.parent, elements * widths.get(DTYPES[dtype], 2), "the converted network")
+    weights = open_weights(folder)
+    base_weights = open_weights(base) if base is not None else weights
+    model = target_model(weights, tracking_range, seed_hvg3d)
+    steps, skipped = plan(model, weights, base_weights)
+    widths = {None: 2 if base_weights["proj_out.weight"].dtype.itemsize == 2 else 4, torch.float32: 4}
+    elements = sum(tensor.numel() for tensor in model.state_dict().values())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    check_space(out.parent, elements * widths.get(DTYPES[dtype], 2), "the converted network")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        counts, total, differences = write_transformer(
+            steps,
+            model,
+            weights,
+            base_weights,
+            partial / "transformer",
+            dtype=DTYPES[dtype],
+            max_shard_bytes=max_shard_bytes,
+            seed=seed,
+        )
+        conversion = Conversion(steps, skipped, dict(model.config), counts, total, differences)
+        (partial / "conversion.txt").write_text(
+            "\n".join([*conversion.lines(), conversion.summary()]) + "\n", encoding="utf-8"
+        )
+        finish_pipeline(partial, [p for p in (folder, base) if p is not None], model.config, seed_hvg3d)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        try:
-            counts, total, differences = write_transformer(
-                steps,
-                model,
-                weights,
-                base_weights,
-                partial / "transformer",
-                dtype=DTYPES[dtype],
-                max_shard_bytes=max_shard_bytes,
-                seed=seed,
-            )
-            conversion = Conversion(steps, skipped, dict(model.config), counts, total, differences)
-            (partial / "conversion.txt").write_text(
-                "\n".join([*conversion.lines(), conversion.summary()]) + "\n", encoding="utf-8"
-            )
-            finish_pipeline(partial, [p for p in (folder, base) if p is not None], model.config, seed_hvg3d)
-            if out.exists():
-                out.rmdir()
-            partial.rename(out)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        raise
     for line in conversion.lines():
         report(line)
     return conversion

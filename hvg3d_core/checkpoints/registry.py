@@ -8,6 +8,7 @@ A model is a pipeline folder with an ``hvg3d.json``: the nano's is part of the p
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tomllib
@@ -104,15 +105,28 @@ def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+def weights_bytes(folder: Path, itemsize: int) -> int:
+    """What the weights of a pipeline folder take in memory at ``itemsize`` bytes a number, by the files' headers."""
+    count = 0
+    for path in folder.rglob("*.safetensors"):
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        count += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return count * itemsize
+
+
 def read_entry(folder: Path, model_id: str) -> ModelEntry:
     """A pipeline folder and the ``hvg3d.json`` in it that says how the model is to be run."""
     try:
         described = json.loads((folder / ENTRY_FILE).read_text(encoding="utf-8"))
+        if not described.get("memory"):
+            itemsize = 2 if described.get("dtype") in ("bfloat16", "float16") else 4
+            described["memory"] = {"all resident": weights_bytes(folder, itemsize)}
         return ModelEntry(id=model_id, path=str(folder), bytes=folder_bytes(folder), **described)
     except FileNotFoundError:
         raise ModelError(f"{folder}: no model there ({ENTRY_FILE} is missing)") from None
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ModelError(f"{folder / ENTRY_FILE}: {error}") from None
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, MemoryError) as error:
+        raise ModelError(f"{folder / ENTRY_FILE} or the weights beside it: {error!r}") from None
 
 
 def nano_folder() -> Path:

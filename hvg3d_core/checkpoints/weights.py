@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,26 @@ WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataPa
 class Weights:
     """Names to tensors of one network, read when asked for. Made by :func:`open_weights`."""
 
-    def __init__(self, folder: Path, files: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, files: dict[str, Path]) -> None:
         self.folder = folder
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, Path] = {}
         self._names: dict[str, str] = {}
+        self._handles: dict[Path, Any] = {}
         for name, file in files.items():
             plain = name
             while plain.startswith(WRAPPERS):
                 plain = plain.partition(".")[2]
             self._files[plain], self._names[plain] = file, name
+
+    def release(self) -> None:
+        """Let go of the mapped files: what has been read of them counts as this process's memory until then."""
+        self._handles.clear()
+
+    def _handle(self, name: str) -> Any:
+        file = self._files[name]
+        if file not in self._handles:
+            self._handles[file] = safe_open(file, framework="pt")
+        return self._handles[file]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -45,14 +55,11 @@ class Weights:
     def __len__(self) -> int:
         return len(self._files)
 
-    def _slice(self, name: str) -> Any:
-        return self._files[name].get_slice(self._names[name])
-
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._slice(name).get_shape())
+        return tuple(self._handle(name).get_slice(self._names[name]).get_shape())
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._files[name].get_tensor(self._names[name])
+        return self._handle(name).get_tensor(self._names[name])
 
 
 def weight_files(path: Path) -> dict[Path, list[str]]:
@@ -88,25 +95,23 @@ def weight_files(path: Path) -> dict[Path, list[str]]:
     return {found[0]: []}
 
 
-@contextmanager
-def open_weights(path: Path) -> Iterator[Weights]:
-    """Open a network's weights for reading. Raises ModelError for what is missing, cut off or contradictory."""
-    files: dict[str, Any] = {}
+def open_weights(path: Path) -> Weights:
+    """A network's weights for reading. Raises ModelError for what is missing, cut off or contradictory."""
+    files: dict[str, Path] = {}
     found = weight_files(path)
-    with ExitStack() as stack:
-        for file, listed in found.items():
-            try:
-                handle = stack.enter_context(safe_open(file, framework="pt"))
-            except FileNotFoundError:
-                raise ModelError(f"{file}: missing, though the index names it; download it again") from None
-            except (SafetensorError, OSError) as error:
-                raise ModelError(f"{file}: cut off or not safetensors ({error}); download it again") from None
-            names = set(handle.keys())
-            absent = set(listed) - names
-            if absent:
-                raise ModelError(f"{file}: {sorted(absent)[0]} is not in it, though the index says so")
-            files.update(dict.fromkeys(sorted(names), handle))
-        yield Weights(next(iter(found)).parent, files)
+    for file, listed in found.items():
+        try:
+            with safe_open(file, framework="pt") as handle:
+                names = set(handle.keys())
+        except FileNotFoundError:
+            raise ModelError(f"{file}: missing, though the index names it; download it again") from None
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file}: cut off or not safetensors ({error}); download it again") from None
+        absent = set(listed) - names
+        if absent:
+            raise ModelError(f"{file}: {sorted(absent)[0]} is not in it, though the index says so")
+        files.update(dict.fromkeys(sorted(names), file))
+    return Weights(next(iter(found)).parent, files)
 
 
 class ShardWriter:
@@ -123,13 +128,16 @@ class ShardWriter:
         self.total_bytes = 0
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, name: str, tensor: Tensor) -> None:
+    def add(self, name: str, tensor: Tensor) -> bool:
+        """Whether a shard was written on the way, so that none of the tensors given before is kept any longer."""
         size = tensor.numel() * tensor.element_size()
-        if self._pending and self._pending_bytes + size > self._max:
+        flushed = bool(self._pending) and self._pending_bytes + size > self._max
+        if flushed:
             self._flush()
         self._pending[name] = tensor.contiguous()
         self._pending_bytes += size
         self.total_bytes += size
+        return flushed
 
     def _part(self, index: int) -> Path:
         return self._folder / f"{STEM}-{index:05d}.part"

@@ -7,9 +7,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import init_empty_weights
+from safetensors.torch import load_file
 
 from hvg3d_core.checkpoints.registry import SHIPPED, ModelError, catalogue, find_model, list_models, models_home
 from hvg3d_core.models import HVG3DTransformer3DModel
@@ -45,7 +47,10 @@ def test_the_models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/hvg3d.json").write_text("{")
     assert [m["id"] for m in list_models()] == ["nano", "das", "hvg3d-5b", "mine"]
-    assert find_model("mine").path == str(tmp_path / "mine")
+    mine = find_model("mine")
+    assert mine.path == str(tmp_path / "mine")
+    numbers = sum(np.prod(t.shape) for p in (tmp_path / "mine").rglob("*.safetensors") for t in load_file(p).values())
+    assert mine.memory == {"all resident": 4 * numbers}, "of a model that does not say, it is counted"
     assert find_model(str(tmp_path / "mine")).id == "mine"
     with pytest.raises(ModelError, match=r"broken.hvg3d\.json"):
         find_model("broken")

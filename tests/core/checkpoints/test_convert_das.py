@@ -20,10 +20,12 @@ from safetensors.torch import load_file, save_file
 
 from hvg3d_core.checkpoints.convert_das import Conversion, convert_das
 from hvg3d_core.checkpoints.registry import ModelError, read_entry
+from hvg3d_core.generate import GenerationRequest, generate, load_model
 from hvg3d_core.models import HVG3DTransformer3DModel
 from hvg3d_core.pipelines import HVG3DImageToVideoPipeline
 from tests.core.models.das_reference import DiffusionAsShader
 from tests.core.models.tiny import point_inputs
+from tests.core.synthetic import make_clip
 
 from .released import COPIES, LAYERS, TEXT, oracle, released_config, write_network, write_pipeline
 
@@ -185,6 +187,20 @@ def test_the_whole_pipeline_loads_and_generates(released: Path, tmp_path: Path) 
     assert np.isfinite(results[0]).all() and not np.allclose(*results)
 
 
+def test_generation_gives_it_the_tracks_alone(released: Path, tmp_path: Path) -> None:
+    """From a clip, as command line and server generate: its points are left out, its tracks change the video."""
+    convert_das(released, tmp_path / "ours")
+    model = load_model(str(tmp_path / "ours"), device="cpu")
+    assert next(model.pipeline.transformer.parameters()).dtype == torch.bfloat16
+    clip = make_clip()[0]
+    frames = [
+        generate(model, clip, GenerationRequest(num_inference_steps=2, guidance_scale=1.0, **changed)).frames
+        for changed in ({}, {"use_points": False}, {"use_tracking": False})
+    ]
+    assert frames[0].shape == (9, 32, 32, 3)
+    assert np.array_equal(frames[0], frames[1]) and not np.array_equal(frames[0], frames[2])
+
+
 @pytest.mark.parametrize("tracking_range", ["minus_one_one", "zero_one"])
 def test_the_range_of_the_tracking_video_is_the_checkpoints(
     released: Path, tmp_path: Path, tracking_range: str
@@ -318,7 +334,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from hvg3d_core.checkpoints.convert_das import convert_das\n"
         "def own():\n"
-        "    return int(next(l for l in open('/proc/self/status') if l.startswith('RssAnon')).split()[1]) * 1024\n"
+        "    return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1]) * 1024\n"
         "import threading, time\npeak = [0]; before = own(); done = threading.Event()\n"
         "def watch():\n"
         "    while not done.is_set(): peak[0] = max(peak[0], own()); time.sleep(0.002)\n"
