@@ -38,7 +38,7 @@ def build_router(context: Context) -> APIRouter:
                 f"the clip {sha256} is not here",
                 field="sha256",
                 remedy="upload it with PUT /v1/clips/{sha256}",
-                headers={"Upload-Offset": str(uploads.offset(sha256))},
+                headers={"Upload-Offset": str(await uploads.offset(sha256))},
             )
         home.touch_clip(sha256)
         return Response(headers={"X-Clip-Bytes": str(path.stat().st_size)})

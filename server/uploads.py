@@ -35,6 +35,7 @@ KEPT_SECONDS = 24 * 3600
 _BATCH = 1024 * 1024  # bytes hashed and written at once, in a thread
 _DRAIN = 64 * 1024 * 1024  # of a refused body that is read and thrown away, so that the client gets to read the answer
 _STOP_SECONDS = 5.0
+_SETTLE_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Received:
 class _Writer:
     path: Path
     task: asyncio.Task[Any] | None
-    size: int = 0
+    size: int = 0  # written
+    received: int = 0
     taken_over: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -67,10 +69,22 @@ class Uploads:
     def active(self) -> int:
         return sum(len(writers) for writers in self._writers.values())
 
-    def offset(self, sha256: str) -> int:
-        """How many bytes of an unfinished clip are here."""
+    async def offset(self, sha256: str) -> int:
+        """How many bytes of an unfinished clip are here.
+
+        A client that asks right after its connection broke is faster than what is still in the buffers of that
+        connection, so a request that is being received gets a moment to end.
+        """
+        writers = list(self._writers.get(sha256, []))
+        if writers:
+            _, still = await asyncio.wait(
+                [asyncio.create_task(writer.gone.wait()) for writer in writers], timeout=_SETTLE_SECONDS
+            )
+            for task in still:
+                task.cancel()
         part = self._longest(sha256)
-        return part.stat().st_size if part else 0
+        received = [writer.received for writer in self._writers.get(sha256, [])]  # some of it in memory yet
+        return max([part.stat().st_size if part else 0, *received])
 
     async def put(self, sha256: str, body: AsyncIterator[bytes], declared: int | None) -> Received:
         """A whole clip, from its beginning. ``declared``: its length, where the client says it."""
@@ -107,7 +121,8 @@ class Uploads:
     async def _receive(
         self, sha256: str, part: Path, body: AsyncIterator[bytes], total: int | None, digest: Any
     ) -> Received:
-        writer = _Writer(part, asyncio.current_task(), part.stat().st_size if part.exists() else 0)
+        here = part.stat().st_size if part.exists() else 0
+        writer = _Writer(part, asyncio.current_task(), here, here)
         self._writers.setdefault(sha256, []).append(writer)
         limit = self._settings.max_clip_bytes
         keep = False
@@ -181,6 +196,7 @@ class Uploads:
         try:
             async for chunk in body:
                 size += len(chunk)
+                writer.received = size
                 self.received_bytes += len(chunk)
                 if size > limit:
                     await _drain(body)
@@ -225,14 +241,13 @@ class Uploads:
     async def _take_over(self, sha256: str) -> Path:
         """The file to go on with, with nobody else writing it."""
         longest = self._longest(sha256)
-        if longest is None:
-            return self._new_part(sha256)
-        for writer in self._writers.get(sha256, []):
-            if writer.path == longest and writer.task is not None:
-                writer.taken_over = True
-                writer.task.cancel()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(writer.gone.wait(), _STOP_SECONDS)
+        idle = longest.stat().st_size if longest else -1
+        writer = max(self._writers.get(sha256, []), key=lambda writer: writer.received, default=None)
+        if writer is not None and writer.task is not None and writer.received >= idle:
+            writer.taken_over = True
+            writer.task.cancel()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(writer.gone.wait(), _STOP_SECONDS)
         return self._longest(sha256) or self._new_part(sha256)
 
     def _new_part(self, sha256: str) -> Path:
