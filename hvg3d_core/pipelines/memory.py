@@ -65,6 +65,8 @@ MODES: dict[str, MemoryMode] = {
 }
 MEMORY_MODES: tuple[str, ...] = tuple(MODES)
 HEADROOM = 1.1  # of what is computed: the allocator's fragments and the kernels' workspaces
+# The last is how oneDNN says on a CPU that it got no memory to work in.
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "could not create a primitive")
 FP8 = torch.float8_e4m3fn
 
 
@@ -115,7 +117,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in OUT_OF_MEMORY)
 
 
 @contextmanager

@@ -227,11 +227,22 @@ def _hold(
     return after_step
 
 
-def seam_ratio(frames: np.ndarray, seam: int, reach: int = 4) -> float:
-    """Mean squared difference between frames ``seam - 1`` and ``seam`` over the mean of the ``reach`` such differences
-    on each side of it: 1 where nothing is to be seen. frames (T, H, W, 3)."""
+def seam_frames(latent_frames: int, window: int, overlap: int, ratio: int = 4) -> list[int]:
+    """The first frame after each end of a window inside the clip."""
+    starts = window_starts(latent_frames, window, overlap)
+    edges = set(starts[1:]) | {start + window - 1 for start in starts[:-1]}
+    return sorted(ratio * (f - 1) + 1 for f in edges)
+
+
+def seam_ratio(frames: np.ndarray, seam: int, reach: int = 2, ratio: int = 4) -> float:
+    """How much the video jumps from frame ``seam - 1`` to ``seam``, over how much it does around there; 1: no seam.
+
+    frames (T, H, W, 3). Jumps are mean squared differences. A seam lies between two latent frames, where this VAE's
+    videos always move more than within one, so it is compared with its like: the ``reach`` places before and after it
+    that lie between latent frames too.
+    """
     video = np.asarray(frames, np.float64)
     energy = np.mean((video[1:] - video[:-1]) ** 2, axis=(1, 2, 3))  # energy[t]: from frame t to t + 1
     here = seam - 1
-    around = [energy[t] for t in range(max(0, here - reach), min(len(energy), here + reach + 1)) if t != here]
-    return float(energy[here] / max(float(np.mean(around)), 1e-12))
+    around = [here + ratio * j for j in range(-reach, reach + 1) if j and 0 <= here + ratio * j < len(energy)]
+    return float(energy[here] / max(float(energy[around].mean()), 1e-12))
