@@ -20,6 +20,7 @@ import uvicorn
 from server import __version__, logs
 from server.app import create_app
 from server.browser import PAGE, link_path
+from server.check import run_check
 from server.cleanup import describe, plan
 from server.config import MIB, Settings, default_home
 from server.context import Context, build_context
@@ -248,6 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = parse(argv)
     logs.set_up(settings.log_format, settings.log_level)
     try:
+        if settings.task == "check":
+            return run_check(settings)
         if settings.task == "link":
             print(make_link(settings.home))
         else:

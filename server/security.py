@@ -30,12 +30,7 @@ def read_or_create_token(path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        token = path.read_text("utf-8").strip()
-        if len(token) < _MIN_TOKEN or not token.isascii() or any(c.isspace() for c in token):
-            raise TokenError(
-                f"{path} must hold one word of at least {_MIN_TOKEN} ASCII characters: delete the file "
-                "to have a new token made"
-            ) from None
+        token = check_token(path.read_text("utf-8"), path)
         if sys.platform != "win32" and path.stat().st_mode & 0o077:
             path.chmod(0o600)
             log.warning("%s could be read by other users; it is private now. Delete it to have a new token made", path)
@@ -43,6 +38,17 @@ def read_or_create_token(path: Path) -> str:
     token = secrets.token_urlsafe(32)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(token + "\n")
+    return token
+
+
+def check_token(text: str, path: Path) -> str:
+    """The token in the text of ``path``. Raises TokenError where it is none."""
+    token = text.strip()
+    if len(token) < _MIN_TOKEN or not token.isascii() or any(c.isspace() for c in token):
+        raise TokenError(
+            f"{path} must hold one word of at least {_MIN_TOKEN} ASCII characters: delete the file "
+            "to have a new token made"
+        )
     return token
 
 
