@@ -24,7 +24,7 @@ from server.config import MIB, Settings
 from server.devices import Finding, ask_driver, ask_torch, judge
 from server.models import ModelError, Models
 from server.security import TokenError, check_token, is_loopback
-from server.store import MIGRATIONS
+from server.tables import MIGRATIONS
 from server.tls import TlsError, check_pair, inspect_pair
 
 _GIB = 1024 * MIB
