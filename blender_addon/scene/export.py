@@ -105,7 +105,7 @@ def iter_export(scene: bpy.types.Scene, settings: ExportSettings) -> Generator[E
             frame = math.floor(time + 1e-9)
             scene.frame_set(frame, subframe=min(max(float(time) - frame, 0.0), 0.999999))
             depsgraph = view_layer.depsgraph
-            meshes = reader.read(depsgraph, compare=index + 1 == settings.num_frames)
+            meshes = reader.read(depsgraph)
             if index == 0:
                 _check_visible(settings, meshes)
             seen_by = camera.evaluated_get(depsgraph)

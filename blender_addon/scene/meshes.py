@@ -14,8 +14,6 @@ import numpy as np
 
 from ..core import ClipError, Mesh
 
-_DENSE = 1 << 15  # face corners: comparing so many with what they were costs as much as evaluating a tenth of the mesh
-_UNSEEN = 1 << 21  # face corners of a dense mesh that may go by before they are compared again
 GEOMETRY_TYPES = frozenset({"MESH", "CURVE", "SURFACE", "META", "FONT"})
 
 
@@ -57,7 +55,6 @@ class _Topology:
     counts: tuple[int, int, int]  # vertices, face corners, faces
     corners: np.ndarray  # vertex of every face corner: equal corners and face sizes mean equal topology
     triangles: np.ndarray  # F x 3 int32
-    unseen: int = 0  # face corners that went by since they were last compared
 
 
 class MeshReader:
@@ -67,9 +64,10 @@ class MeshReader:
     stay as they were. ``entity_of`` maps object names to entity indices.
 
     ``local`` leaves vertices in each mesh's own space, with a matrix beside them, and writes every frame into the same
-    arrays: what was read is then overwritten by the next :meth:`read`. Topology must then be constant. Counts that
-    change are left to the reader's user; faces that change while all counts stay are an error here, found at once in a
-    small mesh and after some frames in a dense one. ``marked_only`` passes over whatever ``entity_of`` does not name.
+    arrays: what was read is then overwritten by the next :meth:`read`. Triangles are then those that were read first,
+    for as long as the counts of vertices, corners and faces stay: who follows points on them must keep to them anyway,
+    and looking at all corners of a dense mesh takes a tenth of the time that evaluating it does.
+    ``marked_only`` passes over whatever ``entity_of`` does not name.
     """
 
     def __init__(
@@ -82,11 +80,8 @@ class MeshReader:
         self._topologies: dict[tuple, _Topology] = {}
         self._buffers: dict[tuple, np.ndarray] = {}
 
-    def read(self, depsgraph: bpy.types.Depsgraph, *, compare: bool = False) -> list[Mesh]:
-        """One :class:`Mesh` per visible object or instance, in the stable order of the depsgraph.
-
-        ``compare`` makes sure of the topology of dense meshes too.
-        """
+    def read(self, depsgraph: bpy.types.Depsgraph) -> list[Mesh]:
+        """One :class:`Mesh` per visible object or instance, in the stable order of the depsgraph."""
         meshes = []
         seen: dict[tuple[str, str], int] = {}
         for instance in depsgraph.object_instances:
@@ -114,14 +109,8 @@ class MeshReader:
             seen[owner, name] = count + 1
             key = (owner, name, count)
             label = name if owner == name else f"{name} (instanced by {owner})"
-            triangles = self._triangles(key, data, compare)
-            if triangles is None:
-                raise ClipError(
-                    f"mesh {label!r} at frame {depsgraph.scene.frame_current} joins its {len(data.vertices)} vertices"
-                    " to other faces than before; points follow a surface only while its topology is constant, so"
-                    " switch off modifiers that change it over time (geometry nodes, remesh, boolean)"
-                )
-            mesh = Mesh(label, entity, self._vertices(key, data), triangles, self._matrix(instance.matrix_world))
+            vertices, triangles = self._vertices(key, data), self._triangles(key, data)
+            mesh = Mesh(label, entity, vertices, triangles, self._matrix(instance.matrix_world))
             meshes.append(mesh if self.local else Mesh(label, entity, mesh.world_vertices(), mesh.triangles))
         return meshes
 
@@ -140,19 +129,12 @@ class MeshReader:
             matrix[:3] *= self.unit_scale
         return matrix
 
-    def _triangles(self, key: tuple, data: bpy.types.Mesh, compare: bool) -> np.ndarray | None:
-        """F x 3, or None where they would have to stay what they were and do not."""
+    def _triangles(self, key: tuple, data: bpy.types.Mesh) -> np.ndarray:
         counts = (len(data.vertices), len(data.loops), len(data.polygons))
         known = self._topologies.get(key)
-        if known is not None and known.counts == counts:
-            known.unseen += counts[1]
-            if self.local and not compare and counts[1] >= _DENSE and known.unseen < _UNSEEN:
-                return known.triangles
-            known.unseen = 0
-            if np.array_equal(known.corners, _corners(data)):
-                return known.triangles
-            if self.local:
-                return None
+        same = known is not None and known.counts == counts
+        if same and (self.local or np.array_equal(known.corners, _corners(data))):
+            return known.triangles
         corners = _corners(data)
         if counts[1] == 3 * counts[2]:
             triangles = corners

@@ -13,6 +13,7 @@ bpy = pytest.importorskip("bpy", reason="needs the bpy wheel (pip install 'hvg3d
 
 from blender_addon.core import encode_png, load_clip, save_clip  # noqa: E402
 from blender_addon.scene.export import EntityObjects, clip_fps, export_clip, frame_times  # noqa: E402
+from blender_addon.scene.meshes import MeshReader  # noqa: E402
 
 from .scenes import BOX, FRAMES, HAND, add_rig, empty_scene, grasp_scene, object_matrix, settings  # noqa: E402
 
@@ -188,3 +189,63 @@ def test_two_hands_bring_both_rigs():
     clip = export_clip(scene, settings(entities=(HAND, EntityObjects("left hand", "left_hand", ("Left",)), BOX)))
     assert clip.joints.shape == (FRAMES, 4, 3)
     assert [entity.role for entity in clip.entities] == ["right_hand", "left_hand", "object"]
+
+
+def test_without_visibility_and_masks_only_marked_meshes_are_read(monkeypatch):
+    """Same points and tracks; every point in the picture counts as visible; table and wall are passed over."""
+    read = []
+    monkeypatch.setattr(MeshReader, "_vertices", watch(MeshReader._vertices, read))
+    bare = export_clip(grasp_scene(), settings(visibility=False, masks=False))
+    assert {key[1] for key in read} == {"Hand", "Box"}
+    whole = export_clip(grasp_scene(), settings())
+    assert {key[1] for key in read} > {"Hand", "Box"}
+    np.testing.assert_array_equal(bare.points, whole.points)
+    np.testing.assert_array_equal(bare.tracks, whole.tracks)
+    assert not bare.views[0].masks.any() and whole.views[0].masks.any()
+    assert bare.views[0].point_visible.sum() > whole.views[0].point_visible.sum()
+    assert bare.views[0].point_visible[whole.views[0].point_visible].all()
+
+
+def watch(method, calls: list):
+    def watched(self, key, *rest):
+        calls.append(key)
+        return method(self, key, *rest)
+
+    return watched
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_meshes_are_what_blender_evaluates_in_either_space(local):
+    """Vertices and matrix against ``obj.matrix_world @ vertex.co`` of the evaluated object, frame after frame."""
+    scene = grasp_scene()
+    scene.objects["Box"].scale = (1.0, 2.0, 0.5)
+    reader = MeshReader({"Hand": 0, "Box": 1}, 0.1, local=local)
+    for frame in (1, 5, 9):
+        scene.frame_set(frame)
+        depsgraph = bpy.context.view_layer.depsgraph
+        meshes = {mesh.name: mesh for mesh in reader.read(depsgraph)}
+        for name in ("Hand", "Box"):
+            obj = bpy.data.objects[name].evaluated_get(depsgraph)
+            expected = 0.1 * np.array([obj.matrix_world @ vertex.co for vertex in obj.data.vertices])
+            assert (meshes[name].matrix is not None) == local
+            np.testing.assert_allclose(meshes[name].world_vertices(), expected, atol=1e-6)
+
+
+def test_quads_cut_along_their_other_diagonal_half_way_do_not_stop_the_export():
+    """As a Triangulate modifier does while a quad bends: points stay on the triangles they began on."""
+    scene = grasp_scene()
+    hand = bpy.data.objects["Hand"]
+    cut = hand.modifiers.new("Triangulate", "TRIANGULATE")
+    for frame, method in ((1, "FIXED"), (5, "FIXED_ALTERNATE")):
+        cut.quad_method = method
+        cut.keyframe_insert("quad_method", frame=frame)
+    corners = []
+    for frame in (1, 9):
+        scene.frame_set(frame)
+        data = hand.evaluated_get(bpy.context.view_layer.depsgraph).data
+        corners.append([loop.vertex_index for loop in data.loops])
+    assert corners[0] != corners[1] and len(corners[0]) == len(corners[1])
+    points = of_entity(export_clip(scene, settings()), 0) - (0, 0, 0.45)
+    root = points[0][:, 0] < -0.04
+    assert root.sum() > 10
+    np.testing.assert_allclose(points[-1][root], points[0][root], atol=1e-5)

@@ -5,8 +5,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+import trimesh
 
-from hvg3d_core.conditions import ClipBuilder, ClipError, Entity, validate
+from hvg3d_core.conditions import ClipBuilder, ClipError, Entity, in_view, project, validate
 
 
 def fill(builder, grasp, change=lambda frame, meshes: meshes):
@@ -181,3 +182,68 @@ def test_entities_need_names_and_roles():
         ClipBuilder([Entity("a", "object"), Entity("a", "object")], **size)
     with pytest.raises(ClipError, match="0 given"):
         ClipBuilder([], **size)
+
+
+def test_points_are_the_same_whatever_else_is_made(grasp):
+    """Without visibility points are placed many frames at a time: not one of them may end up elsewhere."""
+    frames = 37
+    clips = [
+        fill(grasp.builder(num_frames=frames, compute_visibility=v, compute_masks=m), grasp).finish(grasp.reference())
+        for v, m in ((True, True), (False, False), (False, True))
+    ]
+    for other in clips[1:]:
+        assert np.array_equal(other.points, clips[0].points)
+        assert np.array_equal(other.tracks, clips[0].tracks)
+    assert np.array_equal(clips[2].views[0].masks, clips[0].views[0].masks)
+    view = clips[1].views[0]
+    uv, z = project(clips[1].points, view.K, view.world_to_camera)
+    assert np.array_equal(view.point_visible, in_view(uv, z, grasp.width, grasp.height))
+
+
+def own_space(meshes):
+    """The same meshes, each stored turned, stretched and moved, with the matrix that undoes it."""
+    moved = []
+    for number, mesh in enumerate(meshes):
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.diag([2.0, 0.5, 1.5]) @ np.roll(np.eye(3), number, axis=0)
+        matrix[:3, 3] = (0.3, -0.2, 0.1 * number)
+        back = np.linalg.inv(matrix)
+        vertices = (mesh.vertices @ back[:3, :3].T + back[:3, 3]).astype(np.float32)
+        moved.append(dataclasses.replace(mesh, vertices=vertices, matrix=matrix))
+    return moved
+
+
+def test_meshes_in_their_own_space_give_the_clip_of_world_space(grasp, shared_clip):
+    clip = fill(grasp.builder(), grasp, lambda _, meshes: own_space(meshes)).finish(grasp.reference())
+    assert np.abs(clip.points - shared_clip.points).max() < 1e-6
+    assert (clip.views[0].masks == shared_clip.views[0].masks).mean() > 0.9999
+    assert (clip.views[0].point_visible == shared_clip.views[0].point_visible).mean() > 0.999
+
+
+def test_a_matrix_that_is_not_finite_names_mesh_frame_and_count(grasp):
+    def damage(frame, meshes):
+        meshes = own_space(meshes)
+        if frame == 1:
+            meshes[0].matrix[0, 3] = np.inf
+        return meshes
+
+    with pytest.raises(ClipError, match=r"'can' at frame 1: (\d+) of \1 vertices are not finite"):
+        fill(grasp.builder(), grasp, damage)
+
+
+def test_vertices_whose_squares_overflow_are_finite_all_the_same(grasp):
+    """The quick check squares every coordinate: what it cannot tell must be looked at, not refused."""
+    far = lambda _, meshes: swap(meshes, "table", vertices=meshes[3].vertices * np.float32(1e25))  # noqa: E731
+    builder = grasp.builder(num_frames=1, compute_visibility=False, compute_masks=False)
+    fill(builder, grasp, far).finish(grasp.reference())
+
+
+def test_an_entity_of_several_meshes_spreads_its_points_over_all(grasp, shared_clip):
+    """Both fingers carry points, and every point lies on the finger that its place says."""
+    points = shared_clip.points[0, shared_clip.point_entity == 0]
+    right = points[:, 0] > 0
+    assert 100 < right.sum() < 200
+    for name, own in (("finger.l", ~right), ("finger.r", right)):
+        mesh = next(m for m in grasp.meshes(0) if m.name == name)
+        surface = trimesh.Trimesh(mesh.vertices, mesh.triangles, process=False)
+        assert trimesh.proximity.closest_point_naive(surface, points[own])[1].max() < 1e-5

@@ -17,6 +17,7 @@ from hvg3d_core.conditions import (
     scale_intrinsics,
     valid_frame_count,
 )
+from hvg3d_core.conditions.cameras import points_in_view
 
 
 def test_valid_counts_are_one_and_eight_k_plus_one():
@@ -87,3 +88,13 @@ def test_field_of_view_spans_the_width_and_scaling_keeps_it():
     assert np.allclose(project(edge, scale_intrinsics(K, 0.5, 0.25), np.eye(4))[0], (360, 60), atol=1e-3)
     with pytest.raises(ClipError, match="fov_x"):
         intrinsics_from_fov(4.0, 10, 10)
+
+
+def test_in_view_without_dividing_is_in_view():
+    """For points all about the camera, behind it and in its plane too."""
+    rng = np.random.default_rng(5)
+    points = np.concatenate([rng.normal(size=(4000, 3)), np.zeros((1, 3))]).astype(np.float32)
+    K, w2c = intrinsics_from_fov(1.0, 160, 120), look_at((0.3, -0.2, 0.1), (1, 0.5, 0))
+    expected = in_view(*project(points, K, w2c), 160, 120)
+    assert 0.02 < expected.mean() < 0.5
+    assert np.array_equal(points_in_view(points, K, w2c, 160, 120), expected)

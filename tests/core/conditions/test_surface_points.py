@@ -83,3 +83,21 @@ def test_quotas_are_even_and_spill_over():
     assert balanced_quota([5, 100, 100], 65) == [5, 30, 30]
     assert balanced_quota([5, 6], 100) == [5, 6]
     assert balanced_quota([0, 6], 3) == [0, 3]
+
+
+def test_parts_of_a_joined_mesh_keep_their_points():
+    """Two sheets joined into one mesh: evaluated one by one, or carried by a matrix, every point stays where it was."""
+    rng = np.random.default_rng(2)
+    first, second = rng.random((40, 3)), rng.random((25, 3)) + 2
+    triangles = np.concatenate([rng.integers(0, 40, (30, 3)), 40 + rng.integers(0, 25, (20, 3))])
+    vertices = np.concatenate([first, second]).astype(np.float32)
+    whole = bind_surface(vertices, triangles, 300, rng)
+    expected = whole.evaluate(vertices)
+    found = np.full_like(expected, np.nan)
+    for start, count in ((0, 40), (40, 25)):
+        chosen, part = whole.within(start, count)
+        found[chosen] = part.evaluate(vertices[start : start + count])
+    assert np.array_equal(found, expected)
+    matrix = np.array([[0, -2, 0, 1], [1, 0, 0, 2], [0, 0, 3, -1], [0, 0, 0, 1.0]])
+    moved = whole.evaluate(vertices @ matrix[:3, :3].T.astype(np.float32) + matrix[:3, 3].astype(np.float32))
+    assert np.abs(whole.evaluate(vertices, matrix) - moved).max() < 2e-6
