@@ -96,15 +96,20 @@ class Checkpoints:
     # Sharded.
 
     def _parts(self, average: dict[str, torch.Tensor] | None) -> dict[str, Any]:
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
-
-        options = StateDictOptions(ignore_frozen_params=True)
-        state: dict[str, Any] = {"weights": dict(self.trained)}
-        for i, optimizer in enumerate(self.optimizers):
-            state[f"optimizer_{i}"] = get_optimizer_state_dict(self.model, optimizer, options=options)
-        if average is not None:
-            state["average"] = average
-        return state
+        """What there is to save, or to load into."""
+        names = {id(p): name for name, p in self.trained.items()}
+        moments: dict[str, torch.Tensor] = {}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    state = optimizer.state[p]
+                    if not state:  # as AdamW begins; FSDP goes with no other optimiser
+                        counter = p.device if group.get("fused") else "cpu"
+                        state["step"] = torch.zeros((), dtype=torch.float32, device=counter)
+                        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+                    moments |= {f"{names[id(p)]}.{key}": value for key, value in state.items()}
+        weights = {name: p.detach() for name, p in self.trained.items()}
+        return {"weights": weights, "moments": moments} | ({} if average is None else {"average": average})
 
     def _save_parts(self, progress: dict[str, Any], average: dict[str, torch.Tensor] | None) -> None:
         name = f"checkpoint_{progress['step']:08d}"
@@ -138,15 +143,8 @@ class Checkpoints:
             self.hardware.accelerator.load_state(str(target))
         else:
             import torch.distributed.checkpoint as dcp
-            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
-            state = self._parts(average)
-            dcp.load(state, checkpoint_id=str(target))  # into the tensors that are there
-            options = StateDictOptions(ignore_frozen_params=True)
-            for i, optimizer in enumerate(self.optimizers):
-                settings = own_settings(optimizer)
-                set_optimizer_state_dict(self.model, optimizer, state[f"optimizer_{i}"], options=options)
-                restore_settings(optimizer, settings)
+            dcp.load(self._parts(average), checkpoint_id=str(target))  # into the tensors that are there
         return torch.load(target / "progress.pt", weights_only=True)
 
 

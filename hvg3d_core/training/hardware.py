@@ -120,7 +120,9 @@ class Hardware:
         for name in BLOCKS:
             for block in getattr(model, name, ()):
                 fully_shard(block, **options)
-        fully_shard(model, **options)
+        # Otherwise what is gathered for the last forward pass stays, and outlives a change of the weights by hand, such
+        # as the average's in validation.
+        fully_shard(model, reshard_after_forward=True, **options)
         if hasattr(model, "encode_point_cloud"):
             register_fsdp_forward_method(model, "encode_point_cloud")  # the pipeline calls it, too
         for buffer in model.buffers():

@@ -131,10 +131,10 @@ class Start:
             if p.requires_grad or p.ndim < 2:
                 p.data = p.data.float()
         if self.has_branch and dtype != torch.float32:
-            with torch.no_grad(), open_weights(self.transformer) as weights:  # as they are stored, not rounded
-                for name, p in model.named_parameters():
-                    if name.startswith(CONTROL_MODULES):
-                        p.copy_(weights[name])
+            weights = open_weights(self.transformer)  # as they are stored, not rounded
+            for name, p in model.named_parameters():
+                if name.startswith(CONTROL_MODULES):
+                    p.data.copy_(weights[name])
         return model
 
     def load_vae(self) -> Any:
