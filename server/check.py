@@ -233,14 +233,6 @@ def _model(settings: Settings, gpu_bytes: int) -> Iterator[Finding]:
         return
     entries = {entry["id"]: entry for entry in models.all()}
     entry = entries[models.default]
-    if not entry["installed"]:
-        yield Finding(
-            "problem",
-            "model",
-            f"{models.default}, the model of jobs that name none, is not on this machine",
-            f"hvg3d models pull {models.default}, or give another --model",
-        )
-        return
     installed = ", ".join(name for name, other in entries.items() if other["installed"])
     yield Finding("ok", "model", f"{models.default} is the default; installed: {installed}")
     needs = entry.get("memory") or {}
