@@ -86,8 +86,19 @@ class _Pyramid:
             four, one = self.lowest_of_four[start:stop].reshape(-1, wide), self.lowest[start:stop].reshape(-1, wide)
             np.minimum(four[:, :-1], one[:, 1:], out=four[:, :-1])
             np.minimum(four[:-1], four[1:], out=four[:-1])
+        # How many points lie above and to the left of each cell of level 0, without its own row and column.
+        wide = int(self.columns[0])
+        self.table = np.zeros((int(rows[0]) + 1, wide + 1), np.int32)
+        counts = self.held[: ends[0]].reshape(-1, wide)
+        np.cumsum(np.cumsum(counts, axis=0, dtype=np.int32), axis=1, out=self.table[1:, 1:])
         # A box that reaches over ``span`` borders of cells touches at most 2 x 2 cells of level_of[span].
         self.level_of = np.array([max(span - 1, 0).bit_length() for span in range(max(self.last) + 1)], np.int32)
+
+    def holds(self, x0: np.ndarray, x1: np.ndarray, y0: np.ndarray, y1: np.ndarray) -> np.ndarray:
+        """Whether any point lies in the cells x0 to x1 and y0 to y1 of level 0."""
+        table, wide = self.table.ravel(), self.table.shape[1]
+        above, below = y0 * wide, (y1 + 1) * wide
+        return table[below + x1 + 1] - table[above + x1 + 1] - table[below + x0] + table[above + x0] > 0
 
 
 def _hidden(screen: ScreenTriangles, uv: np.ndarray, limit: np.ndarray) -> np.ndarray:
@@ -105,21 +116,26 @@ def _hidden(screen: ScreenTriangles, uv: np.ndarray, limit: np.ndarray) -> np.nd
     index = np.flatnonzero((x0 <= x1) & (y0 <= y1))
     x0, x1, y0, y1 = x0[index], x1[index], y0[index], y1[index]
     level = grid.level_of[np.maximum(x1 - x0, y1 - y0)]
-    x0, x1, y0, y1 = x0 >> level, x1 >> level, y0 >> level, y1 >> level
-    bucket = grid.base[level] + y0 * grid.columns[level] + x0
+    bucket = grid.base[level] + (y0 >> level) * grid.columns[level] + (x0 >> level)
     lowest = grid.lowest_of_four[bucket]
     some = np.flatnonzero(lowest < np.inf)
+    # Four cells are much larger than the box of a long or a leaning triangle.
+    some = some[grid.holds(x0[some], x1[some], y0[some], y1[some])]
     nearest = np.take(screen.inv_z, screen.corners[:, index[some]]).max(0)
     some = some[nearest > lowest[some]]
     patches, kept = screen.patches(index[some])
     some = some[kept]
     nearest = patches.inv_z.max(0)
+    level, bucket = level[some], bucket[some]
+    columns = grid.columns[level]
+    more_x, more_y = (x1[some] >> level) > (x0[some] >> level), (y1[some] >> level) > (y0[some] >> level)
 
     pairs = []
-    for step_x, step_y in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        cell = bucket[some] + step_y * grid.columns[level[some]] + step_x
-        meets = (x0[some] + step_x <= x1[some]) & (y0[some] + step_y <= y1[some]) & (nearest > grid.lowest[cell])
-        pairs.append((np.flatnonzero(meets), cell[meets]))
+    everywhere = np.ones(len(some), bool)
+    for step, there in ((0, everywhere), (1, more_x), (columns, more_y), (columns + 1, more_x & more_y)):
+        cell = bucket + step
+        meets = np.flatnonzero(there & (nearest > grid.lowest[cell]))
+        pairs.append((meets, cell[meets]))
     owner, cell = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
     held = grid.held[cell]
     for part in chunks(held, _PAIRS):
