@@ -9,6 +9,7 @@ import io
 import json
 import os
 import socket
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from .protocol import API_VERSION, ClientError, JobStatus, Missing, Model, Unaut
 TIMEOUT = 5.0  # seconds without an answer; the server answers from its database at once
 _UPLOAD_TIMEOUT = 60.0  # a pause in the middle of a large body, while the server writes
 _BLOCK = 256 * 1024
+_UPLOAD_AGAIN = ("upload_taken_over", "wrong_offset", "too_many_uploads", "request_timeout")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,17 @@ class Address:
     url: str = ""
     token: str = ""
     home: str = ""
+
+    def trust(self) -> ssl.SSLContext | None:
+        """A server on this computer puts its certificate beside its token; it need not bear the address as a name."""
+        try:
+            written = json.loads((Path(self.home) / "server.json").read_text("utf-8")) if self.home else {}
+            context = ssl.create_default_context(cadata=str(written["certificate"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
 
     def resolve(self) -> tuple[str, str]:
         """(url, token)."""
@@ -52,11 +65,11 @@ class Address:
 
 
 class _Upload(io.RawIOBase):
-    """Bytes that report how much of them has been read."""
+    """Bytes from ``offset`` on that report how much of them has been read."""
 
-    def __init__(self, data: bytes, on_progress: Callable[[float], None]):
+    def __init__(self, data: bytes, offset: int, on_progress: Callable[[float], None]):
         self._data = memoryview(data)
-        self._position = 0
+        self._position = offset
         self._on_progress = on_progress
 
     def read(self, size: int = -1) -> bytes:
@@ -72,8 +85,6 @@ class Api:
 
     def __init__(self, address: Address):
         self.address = address
-        # Without proxies: the server is on this computer or on the local network.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def health(self) -> dict[str, Any]:
         health = self._json("GET", "health")
@@ -87,21 +98,27 @@ class Api:
     def models(self) -> list[Model]:
         return [Model.from_json(model) for model in self._json("GET", "models")["models"]]
 
-    def has_clip(self, sha256: str) -> bool:
+    def clip_offset(self, sha256: str) -> int | None:
+        """How many bytes of a clip the server has; None: all of them."""
         try:
             self._open("HEAD", f"clips/{sha256}", None, {}, TIMEOUT, lambda response: None)
-        except Missing:
-            return False
-        return True
+        except Missing as error:
+            return error.offset
+        return None
 
-    def put_clip(self, sha256: str, data: bytes, on_progress: Callable[[float], None]) -> None:
-        self._json(
-            "PUT",
-            f"clips/{sha256}",
-            body=_Upload(data, on_progress),
-            headers={"Content-Length": str(len(data)), "Content-Type": "application/octet-stream"},
-            timeout=_UPLOAD_TIMEOUT,
-        )
+    def put_clip(self, sha256: str, data: bytes, offset: int, on_progress: Callable[[float], None]) -> None:
+        """Send a clip from byte ``offset`` on: what :meth:`clip_offset` says after an upload that broke off."""
+        headers = {"Content-Length": str(len(data) - offset), "Content-Type": "application/octet-stream"}
+        if offset:
+            headers |= {"Upload-Offset": str(offset), "Upload-Length": str(len(data))}
+        try:
+            body = _Upload(data, offset, on_progress)
+            method = "PATCH" if offset else "PUT"
+            self._json(method, f"clips/{sha256}", body=body, headers=headers, timeout=_UPLOAD_TIMEOUT)
+        except ClientError as error:
+            if error.code in _UPLOAD_AGAIN:  # nothing is wrong with the clip: ask where it stands, and go on
+                raise Unreachable(error.message, error.remedy, error.code) from None
+            raise
 
     def submit(self, job_id: str, request: dict[str, Any], label: str) -> JobStatus:
         """Idempotent: the same id again is the same job."""
@@ -153,6 +170,13 @@ class Api:
         except ValueError:
             raise self._stranger(self.address.resolve()[0]) from None
 
+    def _opener(self, url: str) -> urllib.request.OpenerDirector:
+        """Without proxies: the server is on this computer or on the local network."""
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if url.startswith("https:"):
+            handlers.append(urllib.request.HTTPSHandler(context=self.address.trust()))
+        return urllib.request.build_opener(*handlers)
+
     def _open(
         self, method: str, path: str, body: Any, headers: dict[str, str], timeout: float, consume: Callable
     ) -> Any:
@@ -165,11 +189,14 @@ class Api:
         headers = {"Authorization": f"Bearer {token}", **headers} if token else headers
         try:
             request = urllib.request.Request(f"{url}/{API_VERSION}/{path}", data=body, headers=headers, method=method)
-            with self._opener.open(request, timeout=timeout) as response:
+            with self._opener(url).open(request, timeout=timeout) as response:
                 return consume(response)
         except urllib.error.HTTPError as error:
             if method == "HEAD" and error.code == 404:  # an answer without a body to explain it
-                raise Missing(f"{url} does not have {path}") from None
+                missing = Missing(f"{url} does not have {path}")
+                told = error.headers.get("Upload-Offset", "")
+                missing.offset = int(told) if told.isdecimal() else 0
+                raise missing from None
             raise self._refusal(url, error) from None
         except urllib.error.URLError as error:
             raise _unreachable(url, error.reason) from None
@@ -221,6 +248,11 @@ def _unreachable(url: str, reason: Any) -> ClientError:
     start = "Start it with 'hvg3d serve', or correct its address in the add-on's preferences"
     if isinstance(reason, ConnectionRefusedError):
         return Unreachable(f"The HVG-3D server is not running at {url}", start)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return ClientError(
+            f"The certificate of {url} is not trusted ({reason.verify_message})",
+            "Have this computer trust its authority, or correct the address in the add-on's preferences",
+        )
     if isinstance(reason, TimeoutError):
         return Unreachable(f"The server at {url} does not answer", "See whether it is busy or behind a firewall")
     if isinstance(reason, socket.gaierror):

@@ -37,7 +37,9 @@ class Unauthorized(ClientError):
 
 
 class Missing(ClientError):
-    """The server does not have what was asked for."""
+    """The server does not have what was asked for. ``offset``: of a clip, how many bytes it has."""
+
+    offset = 0
 
 
 @dataclass(frozen=True)

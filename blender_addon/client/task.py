@@ -152,8 +152,6 @@ class RenderTask:
         data = clip_bytes(self._clip)
         self._clip = None  # the bytes are enough from here on
         sha256 = hashlib.sha256(data).hexdigest()
-        if self._patiently(lambda api: api.has_clip(sha256)):
-            return sha256
         shown = [0.0]
 
         def on_progress(fraction: float) -> None:
@@ -162,7 +160,18 @@ class RenderTask:
                 shown[0] = fraction
                 self._show(phase=f"Uploading, {fraction:.0%}")
 
-        self._patiently(lambda api: api.put_clip(sha256, data, on_progress))
+        furthest, failures = -1, 0
+        while (offset := self._patiently(lambda api: api.clip_offset(sha256))) is not None:
+            if offset > furthest:
+                furthest, failures = offset, 0
+            try:
+                self._api().put_clip(sha256, data, offset, on_progress)
+            except Unreachable as error:
+                failures += 1
+                if failures >= _ATTEMPTS_BEFORE_ACCEPTED:
+                    raise
+                self._show(message=error.message, remedy="The upload goes on where it stopped", connected=False)
+                self._pause(_BACK_OFF_SECONDS[failures - 1])
         return sha256
 
     def _follow(self) -> JobStatus:

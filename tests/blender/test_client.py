@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import random
 import threading
 import time
 from pathlib import Path
@@ -20,14 +21,15 @@ from hvg3d_core.conditions import clip_from_bytes
 pytest.importorskip("fastapi", reason="needs the server (pip install 'hvg3d[server]')")
 pytest.importorskip("av", reason="needs PyAV (pip install 'hvg3d[network]')")
 
-from tests.server.serverkit import RunningServer, tiny_clip
+from tests.server.flaky import FlakyLine
+from tests.server.serverkit import RunningServer, sha256, tiny_clip
 
 
 class Watched:
     """A task and everything it has said so far."""
 
-    def __init__(self, address: Address, output: Path, prompt: str = "a hand", seed: int = 3):
-        clip = clip_from_bytes(tiny_clip())
+    def __init__(self, address: Address, output: Path, prompt: str = "a hand", seed: int = 3, clip=None):
+        clip = clip or clip_from_bytes(tiny_clip())
         self.task = RenderTask(address, clip, GenerationRequest("", prompt, seed), output, "test shot")
         self.states: list[TaskState] = []
         self.task.start()
@@ -71,6 +73,40 @@ def test_a_clip_becomes_a_video_file(server, tmp_path):
     again.end()
     assert any("Uploading" in state.phase for state in first.states)
     assert not any("Uploading" in state.phase for state in again.states)
+
+
+def test_an_upload_goes_on_where_the_line_broke(tmp_path):
+    """The connection is cut twice in the middle of the clip; what has arrived is not sent again."""
+    clip = tiny_clip(frames=49)
+    big = clip_from_bytes(clip)
+    big.provenance["filler"] = "".join(random.Random(1).choices("0123456789abcdef", k=3_000_000))
+    with (
+        RunningServer(tmp_path / "home", step_seconds=0.01) as server,
+        FlakyLine(server.handshake["port"], up=[900_000, 900_000]) as line,
+    ):
+        address = Address(f"http://127.0.0.1:{line.port}", server.handshake["token"])
+        watched = Watched(address, tmp_path / "video.mp4", clip=big)
+        assert watched.end(60).outcome in ("done", "failed")  # generating it is another matter
+        assert line.cuts == 2
+        assert any(state.remedy == "The upload goes on where it stopped" for state in watched.states)
+        (stored,) = (server.home / "clips").iterdir()
+        assert stored.stem == sha256(stored.read_bytes())
+        assert line.carried_up < 1.5 * stored.stat().st_size
+        assert not list((server.home / "uploads").iterdir())
+
+
+def test_a_server_with_a_certificate_of_its_own(tmp_path):
+    """By its home the certificate is known; by its address it has to be trusted by this computer."""
+    trustme = pytest.importorskip("trustme")
+    leaf = trustme.CA().issue_cert("gpu.example")
+    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
+    leaf.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    options = ("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem"))
+    with RunningServer(tmp_path / "home", *options) as server:
+        assert check_server(by_home(server)).state == "ready"
+        status = check_server(Address(server.handshake["url"], server.handshake["token"]))
+        assert status.state == "problem"
+        assert "is not trusted" in status.message
 
 
 def test_a_job_that_fails_says_why(server, tmp_path):
@@ -118,10 +154,8 @@ def test_the_wrong_token(server, tmp_path):
 def test_what_a_ready_server_offers(server):
     status = check_server(Address(url=server.handshake["url"] + "/", token=server.handshake["token"] + "\n"))
     assert status.state == "ready"
-    assert [(model.id, model.installed, model.default) for model in status.models] == [
-        ("nano", True, True),
-        ("das", False, False),
-    ]
+    models = {model.id: (model.installed, model.default) for model in status.models}
+    assert (models["nano"], models["das"]) == ((True, True), (False, False))
 
 
 def test_a_model_that_is_not_installed(server):
