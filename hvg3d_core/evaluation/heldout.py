@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..conditions import network_inputs
 from ..generate import GenerationModel, GenerationRequest, generate, load_model
 from ..training.dataset import find_samples, load_frames
 from .metrics import Interval, bootstrap_mean, masked_psnr
@@ -90,7 +91,7 @@ def evaluate(
     }
     for sample, truth in samples:
         clip = sample.clip()
-        mask = clip.views[0].masks > 0
+        mask = network_inputs(clip, num_frames=entry.num_frames, width=entry.width, height=entry.height).masks > 0
         reference = Image.fromarray(truth[0])
         videos = {REPEAT: np.repeat(truth[:1], len(truth), axis=0)}
         for name, switches in VARIANTS.items():
