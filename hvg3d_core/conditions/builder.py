@@ -222,7 +222,7 @@ class ClipBuilder:
                 raise ClipError(f"{at}: triangles of dtype {mesh.triangles.dtype}; use whole numbers, such as int32")
             if mesh.entity is not None and not 0 <= mesh.entity < len(self.entities):
                 raise ClipError(f"{at}: entity {mesh.entity}; use None or 0 to {len(self.entities) - 1}")
-            if not _all_finite(mesh.vertices) or not (mesh.matrix is None or _all_finite(mesh.matrix)):
+            if not np.isfinite(mesh.vertices).all() or not (mesh.matrix is None or np.isfinite(mesh.matrix).all()):
                 bad = ~np.isfinite(mesh.world_vertices()).all(1)
                 raise ClipError(
                     f"{at}: {int(bad.sum())} of {len(bad)} vertices are not finite, the first is number"
@@ -307,12 +307,6 @@ class ClipBuilder:
             for index, quota in enumerate(quotas)
         ]
         return np.concatenate(chosen).astype(np.int64)
-
-
-def _all_finite(values: np.ndarray) -> bool:
-    """False where a value is not finite, and also where values are so large that their squares overflow."""
-    flat = values.ravel()
-    return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(values).all())
 
 
 def _surely_a_camera(K: np.ndarray, world_to_camera: np.ndarray) -> bool:
