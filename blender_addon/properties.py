@@ -126,7 +126,14 @@ class HVG3D_OverlaySettings(bpy.types.PropertyGroup):
         update=_overlay_redraw,
     )
     point_size: IntProperty(
-        name="Point Size", default=4, min=1, max=20, subtype="PIXEL", options=set(), update=_overlay_redraw
+        name="Point Size",
+        description="Size of a point on the screen",
+        default=4,
+        min=1,
+        max=20,
+        subtype="PIXEL",
+        options=set(),
+        update=_overlay_redraw,
     )
     in_front: BoolProperty(
         name="In Front",
@@ -179,13 +186,17 @@ class HVG3D_GraspSettings(bpy.types.PropertyGroup):
     """How the Grasp button works; the operator itself takes the same as arguments."""
 
     lead_in: IntProperty(name="Lead-In", description=LEAD_IN_TEXT, default=16, min=2, max=500, options=set())
-    placement: EnumProperty(name="Wrist", items=PLACEMENT_ITEMS, default="AUTO", options=set())
+    placement: EnumProperty(
+        name="Wrist", description="What the wrist does", items=PLACEMENT_ITEMS, default="AUTO", options=set()
+    )
     hold: BoolProperty(name="Hold", description=HOLD_TEXT, default=False, options=set())
 
 
 class HVG3D_SceneSettings(bpy.types.PropertyGroup):
     entities: CollectionProperty(type=HVG3D_Entity)
-    entity_index: IntProperty(name="Marked hand or object", options=set())
+    entity_index: IntProperty(
+        name="Marked hand or object", description="The line of the list that is shown below it", options=set()
+    )
 
     camera: PointerProperty(
         type=bpy.types.Object,
@@ -196,8 +207,8 @@ class HVG3D_SceneSettings(bpy.types.PropertyGroup):
     use_scene_range: BoolProperty(
         name="Scene Range", description="Use the frame range of the scene", default=True, options=set()
     )
-    frame_start: IntProperty(name="Start", default=1, options=set())
-    frame_end: IntProperty(name="End", default=49, options=set())
+    frame_start: IntProperty(name="Start", description="First frame of the shot", default=1, options=set())
+    frame_end: IntProperty(name="End", description="Last frame of the shot", default=49, options=set())
     every_frame: BoolProperty(
         name="Every Frame",
         description="Take every frame of the range; switched off, a chosen number of frames is spread over it",
@@ -212,8 +223,26 @@ class HVG3D_SceneSettings(bpy.types.PropertyGroup):
         max=1001,
         options=set(),
     )
-    width: IntProperty(name="Width", default=720, min=16, max=4096, step=1600, subtype="PIXEL", options=set())
-    height: IntProperty(name="Height", default=480, min=16, max=4096, step=1600, subtype="PIXEL", options=set())
+    width: IntProperty(
+        name="Width",
+        description="Width of the clip and of the first picture; the model's own is 720",
+        default=720,
+        min=16,
+        max=4096,
+        step=1600,
+        subtype="PIXEL",
+        options=set(),
+    )
+    height: IntProperty(
+        name="Height",
+        description="Height of the clip and of the first picture; the model's own is 480",
+        default=480,
+        min=16,
+        max=4096,
+        step=1600,
+        subtype="PIXEL",
+        options=set(),
+    )
 
     reference_source: EnumProperty(
         name="First Picture",
@@ -225,7 +254,9 @@ class HVG3D_SceneSettings(bpy.types.PropertyGroup):
         ),
         update=_not_kept,
     )
-    reference_path: StringProperty(name="File", subtype="FILE_PATH", options=set())
+    reference_path: StringProperty(
+        name="File", description="Picture or movie to take the first picture from", subtype="FILE_PATH", options=set()
+    )
     reference_frame: IntProperty(
         name="Movie Frame", description="Frame of the movie; the first is 1", default=1, min=1, options=set()
     )

@@ -55,6 +55,7 @@ def unregister() -> None:
 
 
 def _first_look() -> None:
+    display.after_load()
     pump.ask_server()
 
 

@@ -136,7 +136,9 @@ class HVG3D_OT_export_clip(_ExportSteps, bpy.types.Operator):
     bl_label = "Export Clip"
     bl_description = "Write points, tracks, masks, camera and first picture of the shot to a file, without a server"
 
-    filepath: StringProperty(name="File", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filepath: StringProperty(
+        name="File", description="Where the clip is written", subtype="FILE_PATH", options={"SKIP_SAVE"}
+    )
     filter_glob: StringProperty(default="*.safetensors", options={"HIDDEN"})
 
     _writer: threading.Thread | None = None

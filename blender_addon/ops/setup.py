@@ -210,7 +210,7 @@ class HVG3D_OT_choose_reference(bpy.types.Operator):
     bl_description = "Choose a picture or a movie that shows how hand and object shall look"
     bl_options = {"REGISTER", "UNDO"}
 
-    filepath: StringProperty(subtype="FILE_PATH")
+    filepath: StringProperty(name="File", description="Path of a picture or a movie", subtype="FILE_PATH")
     filter_image: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
     filter_movie: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
     filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})

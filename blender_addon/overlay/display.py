@@ -103,10 +103,11 @@ def soon() -> None:
         bpy.app.timers.register(_on_timer, first_interval=_EDIT_PAUSE)
 
 
-def _on_timer() -> None:
+def _on_timer() -> float | None:
     if OVERLAY.busy or RUNTIME.exporting:
-        return
+        return 4 * _EDIT_PAUSE  # later
     refresh(bpy.context.scene)
+    return None
 
 
 def refresh(scene: bpy.types.Scene) -> None:
