@@ -178,8 +178,11 @@ def values(rng: random.Random, data: bytes) -> bytes:
 
 def bomb(rng: random.Random, data: bytes) -> bytes:
     """Masks that unpack to far more than the file, told truly or not."""
-    width, height = rng.choice(((512, 512), (4096, 4096), (16384, 16384), (32, 24), (512, 1)))
-    size = rng.choice((2**20, 2**24, 9 * 4096**2))
+    if rng.random() < 0.3:
+        width, height, size = 4096, 4096, 9 * 4096**2  # told truly
+    else:
+        width, height = rng.choice(((512, 512), (16384, 16384), (32, 24), (512, 1)))
+        size = rng.choice((2**20, 2**24, 9 * 4096**2))
     spoiled = rebuild(data, **{"views.0.masks": np.frombuffer(ZEROS[size], np.uint8)})
     top, rest = split(spoiled)
     inside = json.loads(top["__metadata__"]["hvg3d.clip"])
@@ -251,8 +254,8 @@ def main(seed: int, count: int, folder: Path) -> None:
     slowest = 0.0
     changes = (flip, cut, header, inner, values, bomb, picture, other)
     for number in range(count):
-        change = rng.choices(changes, (20, 8, 25, 20, 20, 1, 8, 3))[0]
-        source = rng.choice(originals)
+        change = rng.choices(changes, (20, 8, 25, 20, 20, 2, 8, 3))[0]
+        source = originals[0] if change is bomb else rng.choice(originals)
         data = change(rng, source, mark) if change is other else change(rng, source)
         path.write_bytes(data)
         started = time.perf_counter()
