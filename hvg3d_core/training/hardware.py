@@ -80,6 +80,13 @@ class Hardware:
             raise ConfigError("hardware.device is 'cuda': there is no CUDA device here; use auto or cpu")
         cpu = config.device == "cpu" or not torch.cuda.is_available()
         several = "LOCAL_RANK" in os.environ
+        if config.strategy != "ddp" and not several:
+            raise ConfigError(
+                f"hardware.strategy is {config.strategy!r}: its processes have not been started; use hvg3d train, or "
+                "torchrun, or ddp"
+            )
+        if config.strategy == "deepspeed" and cpu:
+            raise ConfigError("hardware.strategy is 'deepspeed': it needs a GPU; use fsdp or ddp")
         deepspeed = config.strategy == "deepspeed" and several
         handlers: list[Any] = []
         if several:
@@ -190,11 +197,6 @@ class Hardware:
 
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
-
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        with self.accelerator.main_process_first():
-            yield
 
     def close(self) -> None:
         if dist.is_initialized():

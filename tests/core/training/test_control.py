@@ -277,6 +277,16 @@ def test_cuda_without_cuda_is_refused():
         Hardware(HardwareConfig(device="cuda"))
 
 
+def test_a_strategy_that_cannot_be_had_is_refused(monkeypatch):
+    """Rather than trained without."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ConfigError, match=r"hardware.strategy is 'fsdp': its processes .* use hvg3d train"):
+        Hardware(HardwareConfig(device="cpu", strategy="fsdp"))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ConfigError, match=r"hardware.strategy is 'deepspeed': it needs a GPU; use fsdp"):
+        Hardware(HardwareConfig(device="cpu", strategy="deepspeed"))
+
+
 def test_psnr_is_that_of_the_evaluation():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 256, (2, 5, 8, 8, 3), dtype=np.uint8)

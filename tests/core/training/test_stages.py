@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from hvg3d_core.cli.main import app
 from hvg3d_core.conditions import ClipError, load_clip, network_inputs, project
 from hvg3d_core.evaluation.heldout import evaluate
 from hvg3d_core.generate import Cancelled, GenerationRequest, generate, load_model, write_result
@@ -161,6 +163,16 @@ def test_evaluation_prints_every_variant(run, tmp_path):
 def test_stages_resume_without_work(run, capsys):
     run_stage("base", str(run / "tiny.toml"), run / "data", run / "out")
     assert "resumed base_run at step 3" in capsys.readouterr().out
+
+
+def test_the_stage_may_come_first(run):
+    """``hvg3d train STAGE --config CONFIG``, as it was, and ``hvg3d train CONFIG --stage STAGE``."""
+    for form in (["pack", "--config", run / "tiny.toml"], [run / "tiny.toml", "--stage", "pack"]):
+        shutil.rmtree(run / "out" / "packed")
+        arguments = ["train", *form, "--data", run / "data", "--out", run / "out"]
+        done = CliRunner().invoke(app, [str(part) for part in arguments])
+        assert done.exit_code == 0, done.output
+        assert (run / "out" / "packed" / "hvg3d.json").exists()
 
 
 def test_broken_samples_are_reported_and_left_out(tmp_path, caplog):
