@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -14,10 +13,12 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 from hvg3d_core.video import read_video
 
@@ -210,7 +211,8 @@ def run_chaos(
 
 def check_files(server: RunningServer, clients: list[Client], frames: tuple[int, ...]) -> None:
     """Every file is whole and the right one, and nothing else was left behind."""
-    by_request: dict[str, set[str]] = defaultdict(set)
+    by_request: dict[str, list[np.ndarray]] = defaultdict(list)
+    hashes: dict[str, set[str | None]] = defaultdict(set)
     for client in clients:
         for job, request in client.jobs.items():
             files = client.files[job]
@@ -222,10 +224,14 @@ def check_files(server: RunningServer, clients: list[Client], frames: tuple[int,
             stored = {path.name: path.read_bytes() for path in (folder / "result").iterdir()}
             assert set(stored) <= {*files, "scene.mp4"}, "something was left behind"
             assert files.items() <= stored.items()
-            by_request[json.dumps(request)].add(hashlib.sha256(files["video.mp4"]).hexdigest())
             assert files["preview.jpg"][:2] == b"\xff\xd8" and files["preview.jpg"][-2:] == b"\xff\xd9"
-    assert {len(videos) for videos in by_request.values()} == {1}, "the same request, another video"
-    assert len({next(iter(videos)) for videos in by_request.values()}) == len(by_request), "a video of another's"
-    for client in clients:
-        video = server.home / "jobs" / next(iter(client.jobs)) / "result" / "video.mp4"
-        assert read_video(video)[0].shape == frames
+            video = read_video(folder / "result" / "video.mp4")[0]
+            assert video.shape == frames
+            by_request[json.dumps(request)].append(video.astype(np.float32))
+            hashes[json.dumps(request)].add(metadata.get("frames_sha256"))
+    assert {len(found) for found in hashes.values()} == {1}, "the same request, another video"
+    # The encoder, though not the network, has been seen to write a frame differently once in a few hundred videos.
+    videos = list(by_request.values())
+    same = [float(np.abs(video - twins[0]).mean()) for twins in videos for video in twins]
+    other = [float(np.abs(a[0] - b[0]).mean()) for a, b in pairwise(videos)]
+    assert max(same) < 0.2 * min(other), "a video of another request"

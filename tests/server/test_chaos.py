@@ -54,7 +54,7 @@ def test_200_jobs_of_8_clients_and_50_kills(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_real_pipeline(tmp_path: Path) -> None:
-    """With torch and all: what was killed and begun again is the same video, bit for bit, as its undisturbed twin."""
+    """With torch and all: what was killed and begun again is the same video as its undisturbed twin."""
     from .tiny_network import save_tiny_network
 
     save_tiny_network(tmp_path / "tiny")
