@@ -58,7 +58,7 @@ export class Viewer extends EventTarget {
     }
     this.playButton = button("play", "Play", { bare: true, "data-play": "", on: { click: () => this.player.toggle() } });
     this.slider = h("input", { type: "range", class: "scrub", min: 0, max: 1, step: 1, value: 0, "aria-label": "Frame" });
-    this.clock = h("output", { class: "clock", text: "–" });
+    this.clock = h("span", { class: "clock", "aria-hidden": "true", text: "–" }); // the slider says it
     this.note = h("p", { class: "viewer-note", text: "The original is drawn again from the clip: places and timing, not light." });
     this.element = h(
       "div",

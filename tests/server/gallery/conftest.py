@@ -47,7 +47,7 @@ class Gallery:
     def show(self, job: str, wait_for: str = "#detail-title") -> None:
         self.page.evaluate("path => { location.hash = path }", f"#/job/{job}")
         self.page.wait_for_function("id => location.hash.endsWith(id)", arg=job)
-        self.page.wait_for_selector(f"[data-job='{job}'][aria-selected=true]")
+        self.page.wait_for_selector(f"[data-job='{job}'][aria-selected=true]", state="attached")
         self.page.wait_for_selector(wait_for)
 
     def show_video(self, job: str) -> None:

@@ -37,7 +37,7 @@ def check_with_axe(page: Any, where: str) -> None:
     assert not found, where + "\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing(
     make_gallery: Callable[..., Gallery],
     slow_server: RunningServer,
@@ -85,19 +85,19 @@ def test_names_and_landmarks(gallery: Gallery, finished: str) -> None:
     gallery.show_video(finished)
     tree = page.locator("body").aria_snapshot()
     for line in (
-        "- banner:",
-        '- heading "HVG-3D" [level=1]',
-        '- region "Queue and history"',
-        '- listbox "Jobs"',
-        "- main:",
-        '- heading "Shot 1: a hand lifts a mug" [level=2]',
-        '- group "Actions"',
-        '- slider "Wipe between original and result"',
-        '- group "Playback"',
-        '- slider "Frame"',
-        '- group "Compare"',
-        '- button "Wipe" [pressed]',
-        '- heading "Settings" [level=3]',
+        "banner:",
+        'heading "HVG-3D" [level=1]',
+        'region "Queue and history"',
+        'listbox "Jobs"',
+        "main:",
+        'heading "Shot 1: a hand lifts a mug" [level=2]',
+        'group "Actions"',
+        'slider "Wipe between original and result"',
+        'group "Playback"',
+        'slider "Frame"',
+        'group "Compare"',
+        'button "Wipe" [pressed]',
+        'heading "Settings" [level=3]',
     ):
         assert line in tree, f"{line}\n{tree}"
     option = page.locator(f"#job-{finished}").get_attribute("aria-label")
@@ -147,7 +147,9 @@ def test_dark_and_light(make_gallery: Callable[..., Gallery], slow_server: Runni
         page.get_by_role("button", name="Theme: dark").wait_for()
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1024, 1440, 2560])
+@pytest.mark.parametrize(
+    "width", [320, 1440, *(pytest.param(w, marks=pytest.mark.slow) for w in (390, 768, 1024, 2560))]
+)
 def test_every_width(
     make_gallery: Callable[..., Gallery], slow_server: RunningServer, finished: str, width: int, tmp_path: Path
 ) -> None:

@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.server.serverkit import RunningServer, tiny_clip
 
 from . import chromium
@@ -72,6 +74,7 @@ def test_what_clients_write_is_text(gallery: Gallery, moving_clip: str) -> None:
     assert gallery.page.locator("#page b").count() == 0
 
 
+@pytest.mark.slow
 def test_it_comes_back_after_the_server(make_gallery: Callable[..., Gallery], tmp_path: Path) -> None:
     """The server is killed and started again, its events lost meanwhile: the page says so, then has what it missed."""
     with RunningServer(tmp_path / "home", step_seconds=0.05) as server:
@@ -106,6 +109,7 @@ def test_it_comes_back_after_the_server(make_gallery: Callable[..., Gallery], tm
         )
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_jobs_do_not_hurt(make_gallery: Callable[..., Gallery], tmp_path: Path) -> None:
     """Only what is in view is in the page, however long the history; scrolling brings more."""
     home = tmp_path / "home"
