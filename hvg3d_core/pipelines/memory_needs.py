@@ -75,8 +75,9 @@ def peak_activations(run: Callable[[], Any]) -> int:
 
 
 def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of parameters and of buffers that are saved."""
-    return sum(x.numel() * x.element_size() for x in module.state_dict().values())
+    """Bytes of parameters and of buffers that are saved; what has two names counts once."""
+    distinct = {id(x): x for x in module.state_dict(keep_vars=True).values()}
+    return sum(x.numel() * x.element_size() for x in distinct.values())
 
 
 @dataclass(frozen=True)
