@@ -59,7 +59,6 @@ class Measured:
     video: list[float] = field(default_factory=list)
     frames: np.ndarray | None = None
     flops: float = 0.0  # of one step that computes everything
-    total_flops: float = 0.0  # of all steps
     peak: int = 0
 
 
@@ -114,8 +113,16 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def run(subject: Subject, row: Row, casting: Casting | None, measured: Measured, *, count: bool = False) -> None:
-    """One video. ``count``: count FLOPs and memory instead of time, both of which would disturb it."""
+def run(
+    subject: Subject,
+    row: Row,
+    casting: Casting | None,
+    measured: Measured,
+    *,
+    count: bool = False,
+    warm_up: bool = False,
+) -> None:
+    """One video. ``count``: count FLOPs of one step instead of time, which counting would disturb."""
     pipeline, device = subject.pipelines[row.network], subject.device
     if casting is not None:
         casting.to(row.precision)
@@ -143,23 +150,22 @@ def run(subject: Subject, row: Row, casting: Casting | None, measured: Measured,
             return pipeline(**call, **given, generator=generator, callback_on_step_end=after_step).frames
 
     if count:
-        per_step: list[float] = []
+        call |= {"output_type": "latent", "num_inference_steps": 1}
+        counted: list[float] = []
         with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops:
-            before = [0.0]
-            call["output_type"] = "latent"
-
-            def seen(module: Any, _args: Any, _kwargs: Any, _result: Any) -> None:
-                per_step.append(flops.get_total_flops() - before[0])
-                before[0] = flops.get_total_flops()
-
-            start = pipeline.transformer.register_forward_pre_hook(
-                lambda *_: before.__setitem__(0, flops.get_total_flops())
-            )
-            end = pipeline.transformer.register_forward_hook(seen, with_kwargs=True)
+            transformer = pipeline.transformer
+            hooks = [
+                transformer.register_forward_pre_hook(lambda *_: counted.append(-flops.get_total_flops())),
+                transformer.register_forward_hook(lambda *_: counted.append(flops.get_total_flops())),
+            ]
             make()
-            start.remove()
-            end.remove()
-        measured.flops, measured.total_flops = max(per_step), sum(per_step)
+            for hook in hooks:
+                hook.remove()
+        measured.flops = sum(counted)
+        return
+    if warm_up:
+        call |= {"output_type": "latent", "num_inference_steps": 5}  # a cache has skipped by then
+        make()
         return
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -236,7 +242,12 @@ def claims(results: dict[str, Measured], rates: dict[str, float], size: str) -> 
 
 def activations(subject: Subject, rows: list[Row], results: dict[str, Measured], casting: Casting | None) -> None:
     """On a CPU: weights, and what one step's tensors take at most, counted as they are made."""
+    peaks: dict[tuple[str, str], int] = {}
     for row in rows:
+        kind = (row.network, row.precision)
+        if kind in peaks:
+            results[row.name].peak = peaks[kind]
+            continue
         pipeline = subject.pipelines[row.network]
         if casting is not None:
             casting.to(row.precision)
@@ -255,7 +266,8 @@ def activations(subject: Subject, rows: list[Row], results: dict[str, Measured],
         with arithmetic("autocast" if row.precision == "autocast" else "fp32", subject.device):
             step: Callable[[], Any] = lambda: pipeline.transformer(**arguments, image_rotary_emb=rotary, **given)  # noqa: B023, E731
             peak = peak_activations(step)
-        results[row.name].peak = parameter_bytes(pipeline.transformer) + parameter_bytes(pipeline.vae) + peak
+        peaks[kind] = parameter_bytes(pipeline.transformer) + parameter_bytes(pipeline.vae) + peak
+        results[row.name].peak = peaks[kind]
 
 
 def memory_table(subject: Subject, size: str) -> str:
@@ -301,11 +313,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--guidance", type=float, help="the model's own if left out; 1 is none")
     parser.add_argument("--repeat", type=int, default=2, help="videos of each row, after one to warm up")
+    parser.add_argument("--budget", type=float, default=150, help="seconds after which no repetition is begun")
     parser.add_argument("--rows", nargs="*", help="only these")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.size == "5b" and options.device == "cpu":
         sys.exit("--size 5b takes hours without a GPU; --size tiny runs the same code in seconds")
+    begun = time.perf_counter()
     subject = load_subject(options.size, options.device, options.steps, options.guidance)
     rows = rows_for(options.size, options.device, options.rows)
     casting = None if options.size == "5b" else Casting(subject)
@@ -315,30 +329,40 @@ def main() -> None:
     for row in rows:
         try:
             started = time.perf_counter()
-            run(subject, row, casting, Measured())  # warms up and compiles
-            print(f"{row.name.strip()}: first video {time.perf_counter() - started:.1f} s", flush=True)
+            run(subject, row, casting, results[row.name], warm_up=True)
+            print(f"{row.name.strip()}: warmed up and compiled in {time.perf_counter() - started:.1f} s", flush=True)
             usable.append(row)
         except ValueError as error:
             print(f"{row.name.strip()}: left out: {error}", flush=True)
-    for _ in range(options.repeat):
+    passes = 0
+    while passes < options.repeat:
+        started = time.perf_counter()
         for row in usable:
             gc.collect()
             run(subject, row, casting, results[row.name])
+        passes += 1
+        now = time.perf_counter()
+        if 2 * now - started - begun > options.budget:  # another pass would not fit
+            break
+    counted: dict[str, float] = {}
     for row in usable:
-        run(subject, row, casting, results[row.name], count=True)
+        if row.network not in counted:
+            run(subject, row, casting, results[row.name], count=True)
+        counted.setdefault(row.network, results[row.name].flops)
+        results[row.name].flops = counted[row.network]
     if options.device == "cpu":
         activations(subject, usable, results, casting)
     print(
         f"\n{options.size}, {subject.call['num_frames']} frames of {subject.call['width']} x {subject.call['height']}, "
         f"{options.steps} steps, guidance {subject.call['guidance_scale']}, {options.device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}; median of {options.repeat}\n"
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; median of {passes}\n"
         f"matrix product: {rates['fp32'] / 1e12:.3f} TFLOP/s fp32, {rates['bf16'] / 1e12:.3f} bf16\n"
     )
-    print(table(results, usable, rates, "HVG-3D"))
-    print("\n" + "\n".join(claims(results, rates, options.size)))
+    print(table(results, usable, rates, "HVG-3D"), flush=True)
+    print("\n" + "\n".join(claims(results, rates, options.size)), flush=True)
     print("\nPeak memory on the device, computed, bf16 weights:\n\n" + memory_table(subject, options.size))
     if options.size == "nano" and options.device == "cpu" and not options.rows:
-        print("\n" + whole_clips(options.repeat))
+        print("\n" + whole_clips(1), flush=True)
     if options.json:
         numbers = {r.name.strip(): {"step": results[r.name].step, "video": results[r.name].video} for r in usable}
         options.json.write_text(json.dumps(numbers, indent=1))
