@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hvg3d_core.conditions import safetensors
+from tests.core.conditions.test_limits import small_clip
 
 from .serverkit import ROOT, RunningServer, tiny_clip
 from .test_requests import error_of
@@ -63,26 +64,30 @@ def bomb() -> bytes:
     return b"".join(safetensors.encode(tensors, {**metadata, "hvg3d.clip": json.dumps(inside)}))
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "data", "words"),
-    [
-        ("--max-frames", "5", tiny_clip(), "it has 9 frames, and up to 5 are taken"),
-        ("--max-points", "10", tiny_clip(), "it has 16 points, and up to 10 are taken"),
-        ("--max-tracks", "2", tiny_clip(), "it has 4 tracks, and up to 2 are taken"),
-        ("--max-pixels", "500", tiny_clip(), "32 x 24 pixels, and up to 500 in all are taken"),
-        ("--max-decoded-mib", "0.01", tiny_clip(), "MiB decompressed"),
-    ],
-)
-def test_the_operators_limits_reach_the_worker(
-    tmp_path: Path, option: str, value: str, data: bytes, words: str
-) -> None:
+def test_the_operators_limits_reach_the_worker(tmp_path: Path) -> None:
     """A clip beyond a limit is stored (nobody has looked into it yet) and refused by the worker that reads it."""
-    with RunningServer(tmp_path / "home", option, value) as server:
-        view = server.wait(server.submit(server.upload(data)))
-        assert view["state"] == "failed"
-        assert view["error"]["code"] == "clip_too_large"
-        assert words in view["error"]["message"]
-        assert option in view["error"]["remedy"]
+    options = {
+        "--max-frames": "9",
+        "--max-points": "20",
+        "--max-tracks": "4",
+        "--max-pixels": "3000",
+        "--max-decoded-mib": "0.06",
+    }
+    cases = (
+        (small_clip(frames=17), "--max-frames", "it has 17 frames, and up to 9 are taken"),
+        (small_clip(points=21), "--max-points", "it has 21 points, and up to 20 are taken"),
+        (small_clip(tracks=5), "--max-tracks", "it has 5 tracks, and up to 4 are taken"),
+        (small_clip(width=64, height=48), "--max-pixels", "64 x 48 pixels, and up to 3,000 in all are taken"),
+        (small_clip(views=5), "--max-decoded-mib", "MiB decompressed"),
+    )
+    with RunningServer(tmp_path / "home", *(word for pair in options.items() for word in pair)) as server:
+        assert server.wait(server.submit(server.upload(small_clip())))["state"] == "done"
+        for data, option, words in cases:
+            view = server.wait(server.submit(server.upload(data)))
+            assert view["state"] == "failed"
+            assert view["error"]["code"] == "clip_too_large"
+            assert words in view["error"]["message"]
+            assert option in view["error"]["remedy"]
 
 
 def test_a_bomb_is_refused_and_the_worker_lives(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from hvg3d_core.conditions import safetensors as format_
 from hvg3d_core.conditions.limits import MAX_HEADER_BYTES, ClipLimits, ClipTooLarge, check_limits
 
 
-def small_clip(frames: int = 9, points: int = 16, width: int = 32, height: int = 24, views: int = 1) -> bytes:
+def small_clip(
+    frames: int = 9, points: int = 16, width: int = 32, height: int = 24, views: int = 1, tracks: int = 4
+) -> bytes:
     rng = np.random.default_rng(0)
     cloud = rng.uniform(-1, 1, (frames, points, 3)).astype(np.float32)
     camera = View(
@@ -31,8 +33,8 @@ def small_clip(frames: int = 9, points: int = 16, width: int = 32, height: int =
         Clip(
             points=cloud,
             point_entity=np.zeros(points, np.uint8),
-            tracks=cloud[:, :4].copy(),
-            track_visible=np.ones((frames, 4), bool),
+            tracks=cloud[:, :tracks].copy(),
+            track_visible=np.ones((frames, tracks), bool),
             views=[camera] * views,
             entities=(Entity("hand", "right_hand"),),
             fps=8.0,
