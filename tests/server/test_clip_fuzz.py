@@ -78,7 +78,7 @@ def test_the_operators_limits_reach_the_worker(tmp_path: Path) -> None:
         (small_clip(points=21), "--max-points", "it has 21 points, and up to 20 are taken"),
         (small_clip(tracks=5), "--max-tracks", "it has 5 tracks, and up to 4 are taken"),
         (small_clip(width=64, height=48), "--max-pixels", "64 x 48 pixels, and up to 3,000 in all are taken"),
-        (small_clip(views=5), "--max-decoded-mib", "MiB decompressed"),
+        (small_clip(views=12), "--max-decoded-mib", "MiB decompressed"),
     )
     with RunningServer(tmp_path / "home", *(word for pair in options.items() for word in pair)) as server:
         assert server.wait(server.submit(server.upload(small_clip())))["state"] == "done"

@@ -87,7 +87,7 @@ def test_a_limit_that_is_just_kept_lets_it_pass(path: Path) -> None:
 
 
 def test_a_mask_bomb_is_seen_before_it_goes_off(path: Path) -> None:
-    """Half a megabyte that holds masks of 400 MB: refused in next to no memory, where the reader would have unpacked them."""
+    """Half a megabyte that holds masks of 400 MB: refused in next to no memory, not unpacked."""
     side, frames = 2048, 97
     inflater = zlib.compressobj(9)
     packed = b"".join(inflater.compress(bytes(side * side)) for _ in range(frames)) + inflater.flush()
