@@ -86,6 +86,11 @@ def build_router(context: Context, find: Callable[[str], Job]) -> APIRouter:
             remedy="send the request again as a new job" if over else "wait until it is done",
         )
 
+    def no_preview_yet() -> ApiError:
+        return ApiError(
+            409, "no_preview_yet", "there is no preview yet", remedy="wait for a progress event with preview: true"
+        )
+
     async def serve(id: str, name: str) -> Response:
         job = find(id)
         path = home.result(job.id) / name
@@ -99,12 +104,7 @@ def build_router(context: Context, find: Callable[[str], Job]) -> APIRouter:
             found = None
         if found is None or not stat.S_ISREG(found.st_mode):
             if job.state is not JobState.DONE:
-                raise ApiError(
-                    409,
-                    "no_preview_yet",
-                    "there is no preview yet",
-                    remedy="wait for a progress event with preview: true",
-                )
+                raise no_preview_yet()
             if name == "scene.mp4" and (home.result(job.id) / "video.mp4").exists():
                 raise ApiError(
                     404,
@@ -122,7 +122,10 @@ def build_router(context: Context, find: Callable[[str], Job]) -> APIRouter:
             )
         if job.state is not JobState.DONE:
             # Another picture may take its place at any time: what is sent must be of one piece, and as long as it says.
-            content = await to_thread.run_sync(path.read_bytes)
+            try:
+                content = await to_thread.run_sync(path.read_bytes)
+            except FileNotFoundError:  # the attempt ended this moment
+                raise no_preview_yet() from None
             return Response(content, media_type=_MEDIA[name], headers={"Cache-Control": "no-store"})
         return ResultFile(path, media_type=_MEDIA[name], stat_result=found, headers={"Cache-Control": _KEPT})
 

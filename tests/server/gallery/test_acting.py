@@ -234,7 +234,7 @@ def test_by_keyboard_alone(
     press("l")
     page.wait_for_function("() => document.activeElement.getAttribute('role') === 'listbox'")
     choose("Home", again)
-    page.wait_for_selector(".badge[data-state=done]")
+    gallery.show_video(again)
     press("Delete")
     dialog = page.get_by_role("dialog", name="Delete this result?")
     dialog.wait_for()
