@@ -162,7 +162,7 @@ class HVG3D_OverlaySettings(bpy.types.PropertyGroup):
         name="Trails", description="Tracks drawn for each hand and object", default=48, min=1, max=4096, options=set()
     )
     show_graph: BoolProperty(
-        name="Graph in the Timeline",
+        name="Timeline Graph",
         description="Draw distance and penetration between hand and object over the frames of the timeline",
         default=True,
         options=set(),

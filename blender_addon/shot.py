@@ -212,7 +212,7 @@ def _camera(scene: bpy.types.Scene) -> Check:
         return Check(False, f"Camera {camera.name} is not in this scene", fixes)
     if camera.type != "CAMERA" or camera.data.type != "PERSP":
         return Check(False, f"Camera {camera.name} is not a perspective camera", fixes)
-    return Check(True, f"Camera {camera.name}")
+    return Check(True, f"Camera: {camera.name}")
 
 
 def _view(scene: bpy.types.Scene) -> list[Check]:
@@ -233,7 +233,7 @@ def _frames(scene: bpy.types.Scene) -> Check:
         return Check(False, f"The range ends ({last}) before it starts ({first})", (_use_frames(49),))
     count = shot.frame_count(scene)
     if valid_frame_count(count):
-        return Check(True, f"Frames {frames_text(scene)}")
+        return Check(True, f"Frames {first} to {last}: {count} in the clip")
     counts = sorted({number for number in nearest_valid_frame_counts(count) if number is not None})
     return Check(
         False, f"{count} frames: {' or '.join(map(str, counts))} can be used", tuple(_use_frames(n) for n in counts)

@@ -80,7 +80,7 @@ def point_colors(sample: FrameSample, layout: Layout, mode: str, tolerance: floa
     if mode == "CONTACT":
         measured = np.isfinite(sample.distance)
         colors[measured, :3] = heat(sample.distance[measured], tolerance)
-        colors[~measured] *= np.array([0.75, 0.75, 0.75, 0.5], np.float32)
+        colors[~measured] = (0.75, 0.75, 0.75, 0.4)  # so that only contact has a colour
     return colors
 
 

@@ -27,7 +27,7 @@ class Panel:
 def draw_text(layout, text: str, width: int, icon: str = "NONE") -> None:
     """Several lines of text, broken to the ``width`` in pixels of where they are drawn."""
     column = layout.column(align=True)
-    characters = max(20, int(width / (6.3 * bpy.context.preferences.system.ui_scale)) - 8)
+    characters = max(20, int(width / (6.3 * bpy.context.preferences.system.ui_scale)) - 11)
     for number, line in enumerate(textwrap.wrap(text, characters) or [""]):
         column.label(text=line, icon=icon if number == 0 else ("BLANK1" if icon != "NONE" else "NONE"))
 

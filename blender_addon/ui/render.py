@@ -25,16 +25,15 @@ class HVG3D_PT_render(Panel, bpy.types.Panel):
         row.prop(shot, "seed")
         row.operator("hvg3d.new_seed", text="", icon="FILE_REFRESH")
 
-        box = layout.box().column()
-        for check in checklist(context.scene):
-            draw_check(box, check, width)
-
         column = layout.column(align=True)
         big = column.column(align=True)
         big.scale_y = 1.6
         big.operator("hvg3d.render_real", icon="RENDER_ANIMATION")
         column.operator("hvg3d.export_clip", icon="EXPORT")
         draw_progress(layout, draw_text, width)
+        box = layout.box().column()
+        for check in checklist(context.scene):
+            draw_check(box, check, width)
 
 
 class HVG3D_PT_advanced(Panel, bpy.types.Panel):

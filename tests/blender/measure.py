@@ -30,7 +30,8 @@ def depth_in(points: np.ndarray, solid: trimesh.Trimesh) -> np.ndarray:
         low, high = part.bounds
         near = ((points > low - 0.02) & (points < high + 0.02)).all(axis=1)
         if near.any():
-            part.fix_normals()
+            if part.volume < 0:
+                part.invert()
             depth[near] = np.maximum(depth[near], trimesh.proximity.signed_distance(part, points[near]))
     return depth
 

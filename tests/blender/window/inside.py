@@ -34,8 +34,19 @@ def tell() -> float:
             obj.select_set(obj.name in names)
         bpy.context.view_layer.objects.active = bpy.data.objects[names[0]]
         wanted.unlink()
+    wanted = FOLDER / "frame"
+    if wanted.is_file():
+        bpy.context.scene.frame_set(int(wanted.read_text()))
+        wanted.unlink()
+    wanted = FOLDER / "through-camera"
+    if wanted.is_file():
+        for area in bpy.context.window_manager.windows[0].screen.areas:
+            if area.type == "VIEW_3D":
+                area.spaces.active.region_3d.view_perspective = "CAMERA"
+        wanted.unlink()
     runtime = importlib.import_module(f"{PACKAGE}.runtime").RUNTIME
     state = runtime.task_state
+    overlay = importlib.import_module(f"{PACKAGE}.overlay.display")
     scene = bpy.context.scene
     areas = bpy.context.window_manager.windows[0].screen.areas
     editor = next((area for area in areas if area.type == "IMAGE_EDITOR"), None)
@@ -52,6 +63,9 @@ def tell() -> float:
         "connected": state.connected if state else True,
         "frame": scene.frame_current,
         "problem": runtime.problem,
+        "overlay": scene.hvg3d.overlay.show and overlay.text(scene),
+        "sampled": len(overlay.OVERLAY.samples),
+        "range": list(scene.hvg3d.range_of(scene)),
         "image": image
         and {
             "source": image.source,

@@ -34,8 +34,13 @@ pytestmark = [
 TAB = (1308, 330)
 MARK_RIGHT_HAND = (1162, 149)
 MARK_OBJECT = (1242, 149)
-RENDER = (1163, 675)
-CANCEL = (1272, 728)
+RENDER = (1173, 691)
+CANCEL = (1272, 744)
+GUESS = (1113, 169)
+SHOW_POINTS = (1066, 577)  # once there are two guesses
+OPEN_OVERLAY = (1140, 577)
+CHECK_ALL_FRAMES = (1175, 635)
+VIEWPORT = (400, 700)
 
 
 class Session:
@@ -76,12 +81,19 @@ class Session:
             f"select {names}", lambda s: s["selected"] == sorted(names) and not (self.folder / "select").exists()
         )
 
-    def picture(self, name: str) -> None:
+    def tell(self, what: str, value: str = "") -> None:
+        """Something that inside.py does instead of the mouse."""
+        (self.folder / f"{what}.part").write_text(value)
+        (self.folder / f"{what}.part").rename(self.folder / what)
+        self.until(what, lambda _: not (self.folder / what).exists())
+
+    def picture(self, name: str) -> Path:
         self.pictures += 1
         path = self.screen.picture(self.folder / f"{self.pictures}-{name}.png")
         if keep := os.environ.get("HVG3D_WINDOW_PICTURES"):
             Path(keep).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, keep)
+        return path
 
 
 @pytest.fixture
@@ -148,3 +160,50 @@ def test_a_person_marks_renders_cancels_and_sees_the_video(session):
     assert status["frame"] == 1
     assert len(list((session.folder / "hvg3d").glob("*.mp4"))) == 1
     assert "Traceback" not in session.screen.log.read_text()
+
+
+def test_a_person_guesses_and_sees_the_contact(session):
+    """Guess, undone and done again; points over the scene; all frames checked; contact in colour and as a graph."""
+    session.until("window", lambda s: s["server"] == "ready", 120)
+    time.sleep(2)
+    session.screen.click(*TAB)
+    time.sleep(3)
+    marks = [["right hand", "right_hand", ["Right hand rig"]], ["Mug", "object", ["Mug"]]]
+    session.press(GUESS, "guess", lambda s: s["entities"] == marks)
+    session.screen.click(*VIEWPORT)
+    session.screen.key("ctrl+z")
+    time.sleep(1)
+    session.screen.key("ctrl+z")  # the first one took back the click
+    session.until("undo", lambda s: s["entities"] == [], 20)
+    session.press(GUESS, "guess", lambda s: s["entities"] == marks)
+    session.tell("through-camera")
+    session.picture("guessed")
+
+    session.press(SHOW_POINTS, "points", lambda s: s["overlay"] and s["sampled"])
+    session.until("first frame", lambda s: s["overlay"] == "More than 3 cm away", 20)
+    session.screen.click(*OPEN_OVERLAY)
+    time.sleep(2)
+    before = session.picture("points")
+    session.press(CHECK_ALL_FRAMES, "all frames", lambda s: s["sampled"] == 17)
+    assert session.status()["frame"] == 1
+    session.tell("frame", "17")
+    session.until("contact", lambda s: s["overlay"].startswith("Touching"), 20)
+    assert session.status()["sampled"] == 17  # known already: nothing was sampled again
+    time.sleep(1.5)
+    after = session.picture("contact")
+    # Yellow is contact: none of it before the hand has come, a patch of it now, and bars in the timeline.
+    viewport, timeline = (250, 200, 1000, 850), (0, 930, 400, 975)
+    assert yellow(before, viewport) < 20 < 150 < yellow(after, viewport)
+    assert yellow(after, timeline) > 20 > yellow(before, timeline)
+    session.screen.click(*VIEWPORT)
+    session.tell("frame", "9")
+    session.until("frame 9", lambda s: "mm away" in s["overlay"] or "Touching" in s["overlay"], 20)
+    session.picture("coming")
+    assert "Traceback" not in session.screen.log.read_text()
+
+
+def yellow(path: Path, box: tuple[int, int, int, int]) -> int:
+    """Pixels of the colour of contact in a part of a picture."""
+    numpy, image = pytest.importorskip("numpy"), pytest.importorskip("PIL.Image")
+    pixels = numpy.asarray(image.open(path).convert("RGB").crop(box)).astype(int)
+    return int(((pixels[..., 0] > 200) & (pixels[..., 1] > 170) & (pixels[..., 2] < 110)).sum())
