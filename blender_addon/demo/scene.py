@@ -32,13 +32,13 @@ def demo_plan(frames: int = DEMO_FRAMES) -> ScenePlan:
     held = held.in_world(object_pose)
     plan = MotionPlan(
         "lift",
-        0.34,
-        0.56,
-        0.60,
-        back=(0.085, 0.045, 0.03),
-        turn=-0.25,
-        travel=(-0.03, -0.02, 0.085),
-        angle=0.16,
+        0.30,
+        0.50,
+        0.52,
+        back=(0.075, 0.04, 0.025),
+        turn=-0.2,
+        travel=(-0.025, -0.01, 0.06),
+        angle=0.12,
         axis=(0.3, -0.9, 0.2),
     )
     motion = plan_motion(plan, held.wrist, np.array([0.0, 0.0, 0.05]), frames)
@@ -50,8 +50,8 @@ def demo_plan(frames: int = DEMO_FRAMES) -> ScenePlan:
     look = Look(
         skin=Surface((0.62, 0.32, 0.21), (0.70, 0.37, 0.26), "speckle", 90.0, 0.05, 0.45, texture_space="Generated"),
         sleeve=Surface((0.05, 0.09, 0.22), (0.09, 0.14, 0.30), "speckle", 60.0, 0.0),
-        thing=Surface((0.60, 0.05, 0.04), (0.85, 0.80, 0.70), "rings", 45.0, 0.10, 0.2),
-        table=Surface((0.30, 0.15, 0.07), (0.47, 0.27, 0.13), "wood", 22.0, 0.04, 0.4),
+        thing=Surface((0.60, 0.05, 0.04), (0.85, 0.80, 0.70), "rings", 22.0, 0.10, 0.2),
+        table=Surface((0.045, 0.03, 0.022), (0.10, 0.065, 0.045), "wood", 22.0, 0.04, 0.4),
         wall=Surface((0.42, 0.47, 0.48), (0.45, 0.50, 0.51), "speckle", 6.0, 0.0),
         wall_distance=0.55,
         sun_azimuth=np.radians(-140.0),
