@@ -86,8 +86,8 @@ def network_inputs(
     """Prepare ``clip`` as seen by its ``view``-th camera.
 
     ``num_frames`` picks frames evenly (the count must be one the video VAE takes), or ``frames`` (T indices) says which
-    they are; ``width`` and ``height`` scale the image to cover that size and crop its centre, and :func:`fit_size` tells
-    the same for the reference image.
+    they are; ``width`` and ``height`` scale the image to cover that size and crop its centre, and :func:`fit_size`
+    tells the same for the reference image.
     ``num_points`` draws (seeded, evenly over the entities) or pads; None keeps them all. ``visible_only`` makes
     ``point_valid`` what this camera sees, as a depth camera would, and draws tracked points among those that it sees
     at some time; otherwise all points count.
