@@ -9,19 +9,27 @@ import { toast, toastError } from "./toasts.js";
 
 /** A client's jobs are moved among themselves; the place in line that is shown counts everybody's. */
 async function placeAmongOwn(job) {
-  const { jobs } = await api.jobs([["state", "queued"], ["limit", 1000]]);
+  const { jobs } = await api.jobs([
+    ["state", "queued"],
+    ["limit", 1000],
+  ]);
   const own = jobs.filter((other) => other.client === job.client).sort((a, b) => a.queue_position - b.queue_position);
-  return Math.max(0, own.findIndex((other) => other.id === job.id));
+  return Math.max(
+    0,
+    own.findIndex((other) => other.id === job.id),
+  );
 }
 
 export function makeActions(jobs, pick) {
-  const guarded = (work) => async (...input) => {
-    try {
-      await work(...input);
-    } catch (error) {
-      toastError(error);
-    }
-  };
+  const guarded =
+    (work) =>
+    async (...input) => {
+      try {
+        await work(...input);
+      } catch (error) {
+        toastError(error);
+      }
+    };
 
   async function send(job, request) {
     const body = { id: uuid(), request, label: job.label, client: job.client };

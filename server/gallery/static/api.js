@@ -36,7 +36,11 @@ export async function call(method, path, { body, token, signal } = {}) {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, { code: "unreachable", message: "The server does not answer.", remedy: "See whether it is still running." });
+    throw new ApiError(0, {
+      code: "unreachable",
+      message: "The server does not answer.",
+      remedy: "See whether it is still running.",
+    });
   }
   if (answer.status === 204) return null;
   let content = null;
@@ -46,7 +50,11 @@ export async function call(method, path, { body, token, signal } = {}) {
     // not JSON: the status has to do
   }
   if (answer.ok) return content;
-  const error = content?.error ?? { code: "http_error", message: `The server answered with ${answer.status}.`, remedy: null };
+  const error = content?.error ?? {
+    code: "http_error",
+    message: `The server answered with ${answer.status}.`,
+    remedy: null,
+  };
   if (answer.status === 401 && token === undefined) onSignedOut();
   throw new ApiError(answer.status, error);
 }

@@ -43,7 +43,10 @@ export class App {
   }
 
   async start() {
-    this.#timers = [setInterval(() => this.#health(), HEALTH_EVERY), setInterval(() => api.renew().catch(() => {}), RENEW_EVERY)];
+    this.#timers = [
+      setInterval(() => this.#health(), HEALTH_EVERY),
+      setInterval(() => api.renew().catch(() => {}), RENEW_EVERY),
+    ];
     this.#health();
     await this.#reload();
     const wanted = idFromAddress();
@@ -154,10 +157,11 @@ export class App {
   #keys() {
     const withJob = (action) => () => this.detail.job && action(this.detail.job);
     const withViewer = (action) => () => this.detail.viewer && action(this.detail.viewer);
-    const mode = (name) => withViewer((viewer) => {
-      viewer.mode = name;
-      if (name === "wipe") viewer.handle.focus();
-    });
+    const mode = (name) =>
+      withViewer((viewer) => {
+        viewer.mode = name;
+        if (name === "wipe") viewer.handle.focus();
+      });
     return {
       next: () => this.list.step(1),
       previous: () => this.list.step(-1),

@@ -2,12 +2,12 @@
 // One job: what it shows, what can be done with it, what made it.
 
 import { media } from "./api.js";
-import { announce, button, h, icon, onceAFrame, setAttribute, setText } from "./dom.js";
-import { active, bytes, fileName, finished, moment, phaseName, span, stateName, title, toGo } from "./format.js";
+import { button, h, icon, onceAFrame, setAttribute, setText } from "./dom.js";
+import { active, bytes, fileName, finished, moment, span, stateName, title } from "./format.js";
 import { previewVersion } from "./list.js";
+import { Running } from "./running.js";
 import { Viewer } from "./viewer.js";
 
-const PHASES = ["load", "encode", "denoise", "decode", "write"];
 const VIDEO_AFTER = 120; // milliseconds on a job before its videos are loaded: arrow keys rush past
 
 export class Detail {
@@ -29,12 +29,20 @@ export class Detail {
     this.badge = h("span", { class: "badge" });
     this.subtitle = h("p", { class: "detail-sub" });
     const now = (action) => () => this.job && action(this.job);
-    const link = (name, label, extra = "") => h("a", { class: `button ${extra}`.trim(), download: "" }, icon(name), h("span", { text: label }));
+    const link = (name, label, extra = "") =>
+      h("a", { class: `button ${extra}`.trim(), download: "" }, icon(name), h("span", { text: label }));
     this.buttons = {
-      reroll: button("dice", "Re-roll", { class: "primary", title: "Same settings, new seed", on: { click: now(actions.reroll) } }),
+      reroll: button("dice", "Re-roll", {
+        class: "primary",
+        title: "Same settings, new seed",
+        on: { click: now(actions.reroll) },
+      }),
       take: button("tune", "New take …", { title: "Change the settings first", on: { click: now(actions.take) } }),
       cancel: button("stop", "Cancel", { on: { click: now(actions.cancel) } }),
-      first: button("top", "Move to the front", { bare: true, on: { click: now((job) => actions.move(job, -Infinity)) } }),
+      first: button("top", "Move to the front", {
+        bare: true,
+        on: { click: now((job) => actions.move(job, -Infinity)) },
+      }),
       earlier: button("up", "Move up", { bare: true, on: { click: now((job) => actions.move(job, -1)) } }),
       later: button("lower", "Move down", { bare: true, on: { click: now((job) => actions.move(job, 1)) } }),
       video: link("down", "Video"),
@@ -45,16 +53,32 @@ export class Detail {
     this.body = h("div", { class: "detail-body" });
     this.facts = h("dl", { class: "facts" });
     this.takes = h("section", { class: "takes", "aria-labelledby": "takes-title", hidden: true });
-    this.settings = h("section", { class: "settings", "aria-labelledby": "settings-title" }, h("h3", { id: "settings-title", text: "Settings" }), this.facts);
+    this.settings = h(
+      "section",
+      { class: "settings", "aria-labelledby": "settings-title" },
+      h("h3", { id: "settings-title", text: "Settings" }),
+      this.facts,
+    );
     this.content = h(
       "article",
       { class: "detail-content", "aria-labelledby": "detail-title", hidden: true },
-      h("div", { class: "detail-head" }, h("div", { class: "detail-names" }, h("div", { class: "detail-line" }, this.title, this.badge), this.subtitle), this.toolbar),
+      h(
+        "div",
+        { class: "detail-head" },
+        h("div", { class: "detail-names" }, h("div", { class: "detail-line" }, this.title, this.badge), this.subtitle),
+        this.toolbar,
+      ),
       this.body,
       this.takes,
       this.settings,
     );
-    this.nothing = h("div", { class: "empty nothing" }, icon("film"), h("h2", { text: "No job chosen" }), h("p", { text: "Choose one from the list to see its progress or its result." }));
+    this.nothing = h(
+      "div",
+      { class: "empty nothing" },
+      icon("film"),
+      h("h2", { text: "No job chosen" }),
+      h("p", { text: "Choose one from the list to see its progress or its result." }),
+    );
     this.backButton = button("left", "All jobs", { class: "back quiet", on: { click: back } });
     this.element = h("main", { class: "detail", id: "detail" }, this.backButton, this.nothing, this.content);
     this.draw = onceAFrame(() => this.#draw());
@@ -159,7 +183,9 @@ export class Detail {
     if (key === this.#settingsOf) return;
     this.#settingsOf = key;
     this.facts.replaceChildren(
-      ...facts.map(([name, value, kind = ""]) => h("div", { class: kind }, h("dt", { text: name }), h("dd", { text: value }))),
+      ...facts.map(([name, value, kind = ""]) =>
+        h("div", { class: kind }, h("dt", { text: name }), h("dd", { text: value })),
+      ),
     );
   }
 
@@ -173,13 +199,27 @@ export class Detail {
     const strip = takes.map((take) => {
       const version = previewVersion(take);
       const seed = `Seed ${take.request.seed}`;
-      const image = version === null ? null : h("img", { src: media.preview(take.id, version), alt: "", loading: "lazy", on: { error: (event) => event.target.remove() } });
+      const image =
+        version === null
+          ? null
+          : h("img", {
+              src: media.preview(take.id, version),
+              alt: "",
+              loading: "lazy",
+              on: { error: (event) => event.target.remove() },
+            });
       return h(
         "li",
         {},
         h(
           "button",
-          { type: "button", class: "take-button", data: { take: take.id, state: take.state }, "aria-current": take.id === this.#id ? "true" : null, on: { click: () => this.#pick(take.id) } },
+          {
+            type: "button",
+            class: "take-button",
+            data: { take: take.id, state: take.state },
+            "aria-current": take.id === this.#id ? "true" : null,
+            on: { click: () => this.#pick(take.id) },
+          },
           h("span", { class: "thumb" }, icon("film"), image),
           h("span", { class: "take-seed", text: seed }),
           h("span", { class: "take-state", text: stateName(take.state) }),
@@ -191,68 +231,19 @@ export class Detail {
   }
 }
 
-/** A job at work: its newest picture, how far it is, and what comes. */
-class Running {
-  #version = "";
-  #said = "";
-
-  constructor() {
-    this.image = h("img", { alt: "Preview of the unfinished video", hidden: true, on: { load: () => this.#fit() } });
-    this.phases = PHASES.map((phase) => h("li", { data: { phase } }, phaseName(phase)));
-    this.bar = h("div", { class: "meter", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, h("div"));
-    this.percent = h("span", { class: "percent" });
-    this.step = h("span");
-    this.eta = h("span", { class: "eta" });
-    this.note = h("p", { class: "callout", hidden: true });
-    this.element = h(
-      "div",
-      { class: "running" },
-      (this.stage = h("div", { class: "stage preview" }, h("div", { class: "stage-wait" }, h("span", { class: "spinner" }), h("span", { text: "The first preview comes while generating" })), this.image)),
-      h("div", { class: "running-facts" }, h("p", { class: "running-line" }, this.percent, this.step, this.eta), this.bar, h("ol", { class: "phases", "aria-label": "Phases" }, this.phases)),
-      this.note,
-    );
-  }
-
-  #fit() {
-    const { naturalWidth: width, naturalHeight: height } = this.image;
-    this.image.hidden = false;
-    this.stage.style.setProperty("--aspect", `${width} / ${height}`);
-    this.stage.style.setProperty("--ratio", width / height);
-  }
-
-  update(job) {
-    const progress = job.progress ?? { phase: "load", step: 0, total: 1, fraction: 0, eta_seconds: null, preview: false };
-    const percent = Math.floor(100 * progress.fraction);
-    this.bar.firstChild.style.transform = `scaleX(${progress.fraction})`;
-    setAttribute(this.bar, "aria-valuenow", percent);
-    setText(this.percent, `${percent} %`);
-    const steps = progress.total > 1 ? ` ${progress.step} of ${progress.total}` : "";
-    setText(this.step, job.state === "cancelling" ? "Cancelling …" : `${phaseName(progress.phase)}${steps}`);
-    setText(this.eta, job.state === "cancelling" || progress.eta_seconds === null ? "" : toGo(progress.eta_seconds));
-    setAttribute(this.bar, "aria-valuetext", `${percent} percent, ${this.step.textContent}`);
-    const now = PHASES.indexOf(progress.phase);
-    this.phases.forEach((item, index) => {
-      setAttribute(item, "data-is", index < now ? "over" : index === now ? "now" : "ahead");
-      setAttribute(item, "aria-current", index === now ? "step" : null);
-    });
-    const version = previewVersion(job, 50);
-    if (version !== null && version !== this.#version) {
-      this.#version = version;
-      this.image.src = media.preview(job.id, version);
-    }
-    this.note.hidden = !job.note;
-    setText(this.note, job.note ? `Attempt ${job.attempt}: ${job.note}` : "");
-    // A screen reader hears of every quarter, not of every step.
-    const quarter = `${job.id} ${Math.floor(percent / 25)}`;
-    if (this.#said !== "" && this.#said !== quarter) announce(`${percent} percent`);
-    this.#said = quarter;
-  }
-}
-
 /** Everything that does not move: waiting, failed, cancelled, removed. */
 function still(job, kind) {
   if (kind === "queued") {
-    return [h("div", { class: "state-card" }, icon("film"), h("h3", { "data-place": "", text: place(job) }), h("p", { text: "It starts by itself, as soon as a worker is free." }), job.note ? h("p", { class: "callout", text: job.note }) : null)];
+    return [
+      h(
+        "div",
+        { class: "state-card" },
+        icon("film"),
+        h("h3", { "data-place": "", text: place(job) }),
+        h("p", { text: "It starts by itself, as soon as a worker is free." }),
+        job.note ? h("p", { class: "callout", text: job.note }) : null,
+      ),
+    ];
   }
   if (kind === "failed") {
     const { message = "The job failed.", remedy, field, code, log = [] } = job.error ?? {};
@@ -264,15 +255,33 @@ function still(job, kind) {
         h("h3", { text: message }),
         remedy ? h("p", { class: "remedy" }, h("strong", { text: "What to do: " }), remedy) : null,
         h("p", { class: "hint", text: [code, field].filter(Boolean).join(" · ") }),
-        log.length ? h("details", { class: "log" }, h("summary", { text: `Last ${log.length} lines of the worker's log` }), h("pre", { tabindex: 0, text: log.join("\n") })) : null,
+        log.length
+          ? h(
+              "details",
+              { class: "log" },
+              h("summary", { text: `Last ${log.length} lines of the worker's log` }),
+              h("pre", { tabindex: 0, text: log.join("\n") }),
+            )
+          : null,
       ),
     ];
   }
   const [head, text] =
     kind === "gone"
-      ? ["The video is not on the server any more", "It was removed to make room. The same settings and seed make the same video again."]
+      ? [
+          "The video is not on the server any more",
+          "It was removed to make room. The same settings and seed make the same video again.",
+        ]
       : ["Cancelled", "Nothing was kept. A new take starts from the beginning."];
-  return [h("div", { class: "state-card" }, icon(kind === "gone" ? "bin" : "stop"), h("h3", { text: head }), h("p", { text }))];
+  return [
+    h(
+      "div",
+      { class: "state-card" },
+      icon(kind === "gone" ? "bin" : "stop"),
+      h("h3", { text: head }),
+      h("p", { text }),
+    ),
+  ];
 }
 
 function place(job) {
@@ -291,7 +300,12 @@ function subtitle(job) {
 function settings(job, used = {}) {
   const { request } = job;
   // What a request leaves to the model is in the result's metadata, once that is here.
-  const own = (name) => (request[name] ?? null) === null ? (used[name] ?? null) === null ? "the model's own" : `${used[name]} (the model's own)` : String(request[name]);
+  const own = (name) =>
+    (request[name] ?? null) === null
+      ? (used[name] ?? null) === null
+        ? "the model's own"
+        : `${used[name]} (the model's own)`
+      : String(request[name]);
   const facts = [
     ["Prompt", request.prompt ?? (used.prompt ? `${used.prompt} (the clip's own)` : "the clip's own"), "wide"],
     ["Model", request.model],
@@ -300,7 +314,10 @@ function settings(job, used = {}) {
     ["Guidance", own("guidance_scale")],
     ["Frames", own("num_frames")],
     ["Control strength", String(request.control_scale)],
-    ["Conditions", [request.use_points && "points", request.use_tracking && "tracks"].filter(Boolean).join(" and ") || "none"],
+    [
+      "Conditions",
+      [request.use_points && "points", request.use_tracking && "tracks"].filter(Boolean).join(" and ") || "none",
+    ],
   ];
   if (request.negative_prompt) facts.splice(1, 0, ["Negative prompt", request.negative_prompt, "wide"]);
   if (request.memory?.length) facts.push(["Memory modes", request.memory.join(", ")]);

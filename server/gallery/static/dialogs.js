@@ -11,7 +11,13 @@ function show(title, content, buttons, { wide = false, describedBy = null } = {}
     const dialog = h(
       "dialog",
       { class: `dialog ${wide ? "wide" : ""}`, "aria-labelledby": "dialog-title", "aria-describedby": describedBy },
-      h("form", { method: "dialog" }, h("h2", { id: "dialog-title", text: title }), content, h("div", { class: "dialog-buttons" }, buttons)),
+      h(
+        "form",
+        { method: "dialog" },
+        h("h2", { id: "dialog-title", text: title }),
+        content,
+        h("div", { class: "dialog-buttons" }, buttons),
+      ),
     );
     dialog.addEventListener("close", () => {
       dialog.remove();
@@ -23,22 +29,47 @@ function show(title, content, buttons, { wide = false, describedBy = null } = {}
   });
 }
 
-const closing = (value, text, kind = "") => h("button", { type: "submit", value, class: `button ${kind}`, text, autofocus: kind === "" || null });
+const closing = (value, text, kind = "") =>
+  h("button", { type: "submit", value, class: `button ${kind}`, text, autofocus: kind === "" || null });
 
 export async function confirmDelete(name) {
-  const text = h("p", { id: "dialog-text" }, "The video, its preview and its settings are removed from the server. ", h("strong", { text: name }), " cannot be brought back.");
-  return (await show("Delete this result?", text, [closing("", "Keep"), closing("yes", "Delete", "danger")], { describedBy: "dialog-text" })) === "yes";
+  const text = h(
+    "p",
+    { id: "dialog-text" },
+    "The video, its preview and its settings are removed from the server. ",
+    h("strong", { text: name }),
+    " cannot be brought back.",
+  );
+  return (
+    (await show("Delete this result?", text, [closing("", "Keep"), closing("yes", "Delete", "danger")], {
+      describedBy: "dialog-text",
+    })) === "yes"
+  );
 }
 
 export async function showKeys() {
-  const rows = Object.entries(SHORTCUTS).map(([, { keys, text }]) => h("div", {}, h("dt", {}, keys.map((key) => h("kbd", { text: key }))), h("dd", { text })));
+  const rows = Object.entries(SHORTCUTS).map(([, { keys, text }]) =>
+    h(
+      "div",
+      {},
+      h(
+        "dt",
+        {},
+        keys.map((key) => h("kbd", { text: key })),
+      ),
+      h("dd", { text }),
+    ),
+  );
   const toggle = h("input", { type: "checkbox", id: "single-keys" });
   toggle.checked = shortcutsOn();
   toggle.addEventListener("change", () => switchShortcuts(toggle.checked));
   const content = [
     h("dl", { class: "keys" }, rows),
     h("label", { class: "check", for: "single-keys" }, toggle, h("span", { text: "Single-key shortcuts" })),
-    h("p", { class: "hint", text: "In the list: arrow keys, Home, End, Page Up, Page Down; Enter goes to the details. On the wipe: arrow keys, with Shift in larger steps." }),
+    h("p", {
+      class: "hint",
+      text: "In the list: arrow keys, Home, End, Page Up, Page Down; Enter goes to the details. On the wipe: arrow keys, with Shift in larger steps.",
+    }),
   ];
   await show("Keyboard", content, [closing("", "Close")], { wide: true });
 }
@@ -46,16 +77,51 @@ export async function showKeys() {
 /** Settings of a new take, started from another's; null if nothing is wanted. */
 export async function askForTake(request) {
   const number = (name, label, value, attributes, hint = null) => {
-    const input = h("input", { type: "number", id: `take-${name}`, name, ...attributes, "aria-describedby": hint ? `hint-${name}` : null });
+    const input = h("input", {
+      type: "number",
+      id: `take-${name}`,
+      name,
+      ...attributes,
+      "aria-describedby": hint ? `hint-${name}` : null,
+    });
     input.value = value ?? "";
-    return [h("div", { class: "field" }, h("label", { for: `take-${name}`, text: label }), input, hint ? h("p", { class: "hint", id: `hint-${name}`, text: hint }) : null), input];
+    return [
+      h(
+        "div",
+        { class: "field" },
+        h("label", { for: `take-${name}`, text: label }),
+        input,
+        hint ? h("p", { class: "hint", id: `hint-${name}`, text: hint }) : null,
+      ),
+      input,
+    ];
   };
   const prompt = h("textarea", { id: "take-prompt", rows: 3, maxlength: 4000, placeholder: "The clip's own prompt" });
   prompt.value = request.prompt ?? "";
-  const [seedField, seed] = number("seed", "Seed", randomSeed(), { min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, required: true });
-  const [stepsField, steps] = number("steps", "Steps", request.num_inference_steps, { min: 1, max: 1000, step: 1, placeholder: "model's own" });
-  const [guidanceField, guidance] = number("guidance", "Guidance", request.guidance_scale, { min: 0, max: 50, step: "any", placeholder: "model's own" });
-  const [controlField, control] = number("control", "Control strength", request.control_scale, { min: 0, max: 10, step: "any", required: true });
+  const [seedField, seed] = number("seed", "Seed", randomSeed(), {
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    step: 1,
+    required: true,
+  });
+  const [stepsField, steps] = number("steps", "Steps", request.num_inference_steps, {
+    min: 1,
+    max: 1000,
+    step: 1,
+    placeholder: "model's own",
+  });
+  const [guidanceField, guidance] = number("guidance", "Guidance", request.guidance_scale, {
+    min: 0,
+    max: 50,
+    step: "any",
+    placeholder: "model's own",
+  });
+  const [controlField, control] = number("control", "Control strength", request.control_scale, {
+    min: 0,
+    max: 10,
+    step: "any",
+    required: true,
+  });
   const dice = button("dice", "Another seed", { bare: true, on: { click: () => (seed.value = randomSeed()) } });
   seedField.append(dice);
   seedField.classList.add("with-button");
@@ -66,7 +132,10 @@ export async function askForTake(request) {
     h("div", { class: "fields" }, seedField, stepsField, guidanceField, controlField),
   );
   // Enter in a field must not press Cancel, the first button of the form.
-  const buttons = [closing("go", "Add to queue", "primary"), h("button", { type: "submit", value: "", class: "button", text: "Cancel", formnovalidate: true })];
+  const buttons = [
+    closing("go", "Add to queue", "primary"),
+    h("button", { type: "submit", value: "", class: "button", text: "Cancel", formnovalidate: true }),
+  ];
   if ((await show("New take", content, buttons, { wide: true })) !== "go") return null;
   const optional = (input) => (input.value === "" ? null : Number(input.value));
   return {

@@ -83,6 +83,7 @@ export class Stream extends EventTarget {
 
   #soon(pause) {
     clearTimeout(this.#timer);
-    if (!this.#stopped) this.#timer = setTimeout(() => this.#source?.readyState === EventSource.OPEN || this.#open(), pause);
+    if (!this.#stopped)
+      this.#timer = setTimeout(() => this.#source?.readyState === EventSource.OPEN || this.#open(), pause);
   }
 }

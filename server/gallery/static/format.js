@@ -68,6 +68,11 @@ export const title = (job) => job.label || job.request.prompt || `Job ${job.id.s
 
 /** A file name that every system takes. */
 export function fileName(job, extension) {
-  const base = title(job).normalize("NFKD").replace(/[^\w\- ]+/g, "").trim().replace(/\s+/g, "-").slice(0, 60);
+  const base = title(job)
+    .normalize("NFKD")
+    .replace(/[^\w\- ]+/g, "")
+    .trim()
+    .replace(/\s+/g, "-")
+    .slice(0, 60);
   return `${base || "hvg3d"}-seed${job.request.seed}.${extension}`;
 }

@@ -7,12 +7,21 @@ import { theme } from "./theme.js";
 
 export const logo = () => h("img", { class: "logo", src: "icon.svg", alt: "", width: 28, height: 28 });
 
-const THEMES = { system: ["system", "Theme: as the system"], light: ["sun", "Theme: light"], dark: ["moon", "Theme: dark"] };
+const THEMES = {
+  system: ["system", "Theme: as the system"],
+  light: ["sun", "Theme: light"],
+  dark: ["moon", "Theme: dark"],
+};
 
 export class Header {
   constructor({ onTheme, onKeys, onSignOut }) {
     this.work = h("p", { class: "head-work" });
-    this.link = h("p", { class: "head-link", role: "status" }, h("span", { class: "dot" }), (this.linkText = h("span")));
+    this.link = h(
+      "p",
+      { class: "head-link", role: "status" },
+      h("span", { class: "dot" }),
+      (this.linkText = h("span")),
+    );
     this.themeButton = button("system", "Theme", { bare: true, on: { click: onTheme } });
     this.element = h(
       "header",

@@ -163,7 +163,10 @@ export class Jobs extends EventTarget {
     if (this.#placesTimer) return;
     this.#placesTimer = setTimeout(async () => {
       try {
-        const { jobs } = await api.jobs([["state", "queued"], ["limit", 1000]]);
+        const { jobs } = await api.jobs([
+          ["state", "queued"],
+          ["limit", 1000],
+        ]);
         for (const job of jobs) {
           const known = this.#byId.get(job.id);
           if (known?.state === "queued") {

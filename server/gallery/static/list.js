@@ -35,7 +35,13 @@ export class JobList {
     this.tabs = h("div", { class: "segmented filters", role: "group", "aria-label": "Show" });
     for (const [id, { name }] of Object.entries(FILTERS)) {
       this.tabs.append(
-        h("button", { type: "button", data: { filter: id }, "aria-pressed": "false", text: name, on: { click: () => this.show(id) } }),
+        h("button", {
+          type: "button",
+          data: { filter: id },
+          "aria-pressed": "false",
+          text: name,
+          on: { click: () => this.show(id) },
+        }),
       );
     }
     this.element = h("section", { class: "list", "aria-label": "Queue and history" }, this.tabs, this.scroller);
@@ -104,7 +110,10 @@ export class JobList {
     this.#drawMessage();
     this.box.style.height = `${order.length * ROW}px`;
     const first = Math.max(0, Math.floor(this.scroller.scrollTop / ROW) - OVERSCAN);
-    const last = Math.min(order.length, Math.ceil((this.scroller.scrollTop + this.scroller.clientHeight) / ROW) + OVERSCAN);
+    const last = Math.min(
+      order.length,
+      Math.ceil((this.scroller.scrollTop + this.scroller.clientHeight) / ROW) + OVERSCAN,
+    );
     const wanted = new Map();
     for (let index = first; index < last; index++) wanted.set(order[index], index);
     const chosen = order.indexOf(this.#selected); // stays in the tree, since the box points at it
@@ -130,26 +139,69 @@ export class JobList {
 
   #drawMessage() {
     const { loading, loaded, error, order, filter } = this.#jobs;
-    const what = error ? "error" : loading && order.length === 0 ? "skeleton" : loaded && order.length === 0 ? `empty-${filter}` : "";
+    const what = error
+      ? "error"
+      : loading && order.length === 0
+        ? "skeleton"
+        : loaded && order.length === 0
+          ? `empty-${filter}`
+          : "";
     if (what === this.#empty) return;
     this.#empty = what;
     this.message.hidden = what === "";
     this.message.replaceChildren();
     if (what === "skeleton") {
       for (let row = 0; row < 6; row++) {
-        this.message.append(h("div", { class: "row ghost", "aria-hidden": "true" }, h("div", { class: "thumb shimmer" }), h("div", { class: "row-text" }, h("div", { class: "bar shimmer" }), h("div", { class: "bar short shimmer" }))));
+        this.message.append(
+          h(
+            "div",
+            { class: "row ghost", "aria-hidden": "true" },
+            h("div", { class: "thumb shimmer" }),
+            h(
+              "div",
+              { class: "row-text" },
+              h("div", { class: "bar shimmer" }),
+              h("div", { class: "bar short shimmer" }),
+            ),
+          ),
+        );
       }
     } else if (what === "error") {
-      const again = h("button", { type: "button", class: "button", text: "Try again", on: { click: () => this.#jobs.load() } });
-      this.message.append(h("div", { class: "empty", role: "alert" }, icon("warn"), h("h2", { text: "The list could not be loaded" }), h("p", { text: error.message }), again));
+      const again = h("button", {
+        type: "button",
+        class: "button",
+        text: "Try again",
+        on: { click: () => this.#jobs.load() },
+      });
+      this.message.append(
+        h(
+          "div",
+          { class: "empty", role: "alert" },
+          icon("warn"),
+          h("h2", { text: "The list could not be loaded" }),
+          h("p", { text: error.message }),
+          again,
+        ),
+      );
     } else if (what) {
       const [head, text] = {
-        "empty-all": ["Nothing here yet", "In Blender, click Render to Real Video. The job appears here as soon as it is sent."],
+        "empty-all": [
+          "Nothing here yet",
+          "In Blender, click Render to Real Video. The job appears here as soon as it is sent.",
+        ],
         "empty-queue": ["The queue is empty", "Nothing is being generated, and nothing waits."],
         "empty-done": ["No results yet", "Finished videos are kept here."],
         "empty-failed": ["Nothing has failed", "Failed and cancelled jobs are listed here, with the reason."],
       }[what];
-      this.message.append(h("div", { class: "empty" }, icon(filter === "failed" ? "check" : "film"), h("h2", { text: head }), h("p", { text })));
+      this.message.append(
+        h(
+          "div",
+          { class: "empty" },
+          icon(filter === "failed" ? "check" : "film"),
+          h("h2", { text: head }),
+          h("p", { text }),
+        ),
+      );
     }
   }
 }
@@ -158,7 +210,11 @@ class Row {
   #preview = "";
 
   constructor(id) {
-    this.image = h("img", { alt: "", decoding: "async", on: { error: () => (this.image.hidden = true), load: () => (this.image.hidden = false) } });
+    this.image = h("img", {
+      alt: "",
+      decoding: "async",
+      on: { error: () => (this.image.hidden = true), load: () => (this.image.hidden = false) },
+    });
     this.image.hidden = true;
     this.thumb = h("div", { class: "thumb" }, icon("film"), this.image);
     this.name = h("div", { class: "row-name" });
@@ -170,7 +226,13 @@ class Row {
       "div",
       { class: "row", id: `job-${id}`, role: "option", data: { job: id } },
       this.thumb,
-      h("div", { class: "row-text" }, this.name, h("div", { class: "row-line" }, this.dot, this.state, this.more), this.bar),
+      h(
+        "div",
+        { class: "row-text" },
+        this.name,
+        h("div", { class: "row-line" }, this.dot, this.state, this.more),
+        this.bar,
+      ),
     );
   }
 

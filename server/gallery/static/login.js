@@ -15,7 +15,8 @@ export function tokenFromAddress() {
 
 /** What to tell somebody whose token did not work. */
 export function refusal(error) {
-  if (error.code === "wrong_token") return "That token is not this server's. A link works once and only for 15 minutes; the token itself always works.";
+  if (error.code === "wrong_token")
+    return "That token is not this server's. A link works once and only for 15 minutes; the token itself always works.";
   if (error.status === 401) return "The server needs a token.";
   return [error.message, error.remedy].filter(Boolean).join(" ");
 }

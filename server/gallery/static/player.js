@@ -71,7 +71,8 @@ export class Player extends EventTarget {
       video.pause();
       video.playbackRate = 1;
     }
-    if (this.#follower !== null && Math.abs(this.#follower.currentTime - this.time) > TIGHT) this.#follower.currentTime = this.time;
+    if (this.#follower !== null && Math.abs(this.#follower.currentTime - this.time) > TIGHT)
+      this.#follower.currentTime = this.time;
     this.#tell("state");
     this.#tell("time");
   }
@@ -106,7 +107,8 @@ export class Player extends EventTarget {
   /** Start once all of them can. */
   async #run() {
     if (this.#both.some((video) => video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA)) return;
-    if (this.#leader.ended || this.#leader.currentTime >= this.duration) for (const video of this.#both) video.currentTime = 0;
+    if (this.#leader.ended || this.#leader.currentTime >= this.duration)
+      for (const video of this.#both) video.currentTime = 0;
     try {
       await Promise.all(this.#both.map((video) => video.play()));
     } catch (error) {

@@ -8,11 +8,17 @@ const SECONDS = 6;
 /** `action`: [label, what it does]. Errors stay until they are closed. */
 export function toast(text, { action = null, error = false } = {}) {
   const box = document.getElementById("toasts");
-  const element = h("div", { class: `toast ${error ? "bad" : ""}`, role: error ? "alert" : "status" }, h("p", { text }));
+  const element = h(
+    "div",
+    { class: `toast ${error ? "bad" : ""}`, role: error ? "alert" : "status" },
+    h("p", { text }),
+  );
   const close = () => element.remove();
   if (action !== null) {
     const [label, run] = action;
-    element.append(h("button", { type: "button", class: "button quiet", text: label, on: { click: () => (close(), run()) } }));
+    element.append(
+      h("button", { type: "button", class: "button quiet", text: label, on: { click: () => (close(), run()) } }),
+    );
   }
   element.append(button("close", "Close this message", { bare: true, on: { click: close } }));
   box.append(element);

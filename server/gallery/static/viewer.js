@@ -22,7 +22,13 @@ export class Viewer extends EventTarget {
     super();
     this.#job = job;
     const video = (label) =>
-      h("video", { "aria-label": label, playsinline: true, preload: "auto", tabindex: -1, disablepictureinpicture: true });
+      h("video", {
+        "aria-label": label,
+        playsinline: true,
+        preload: "auto",
+        tabindex: -1,
+        disablepictureinpicture: true,
+      });
     this.result = video("Result");
     this.scene = video("Original");
     this.result.muted = this.scene.muted = true;
@@ -40,10 +46,19 @@ export class Viewer extends EventTarget {
   #build() {
     this.handle = h(
       "div",
-      { class: "wipe-handle", role: "slider", tabindex: 0, "aria-label": "Wipe between original and result", "aria-valuemin": 0, "aria-valuemax": 100, "aria-orientation": "horizontal" },
+      {
+        class: "wipe-handle",
+        role: "slider",
+        tabindex: 0,
+        "aria-label": "Wipe between original and result",
+        "aria-valuemin": 0,
+        "aria-valuemax": 100,
+        "aria-orientation": "horizontal",
+      },
       h("span", { class: "wipe-grip" }, icon("grip")),
     );
-    const frame = (kind, name, video) => h("figure", { class: `frame ${kind}` }, video, h("figcaption", { text: name }));
+    const frame = (kind, name, video) =>
+      h("figure", { class: `frame ${kind}` }, video, h("figcaption", { text: name }));
     this.stage = h(
       "div",
       { class: "stage" },
@@ -54,12 +69,29 @@ export class Viewer extends EventTarget {
     );
     this.modes = h("div", { class: "segmented modes", role: "group", "aria-label": "Compare" });
     for (const [mode, name] of Object.entries(MODES)) {
-      this.modes.append(h("button", { type: "button", data: { mode }, text: name, on: { click: () => (this.mode = mode) } }));
+      this.modes.append(
+        h("button", { type: "button", data: { mode }, text: name, on: { click: () => (this.mode = mode) } }),
+      );
     }
-    this.playButton = button("play", "Play", { bare: true, "data-play": "", on: { click: () => this.player.toggle() } });
-    this.slider = h("input", { type: "range", class: "scrub", min: 0, max: 1, step: 1, value: 0, "aria-label": "Frame" });
+    this.playButton = button("play", "Play", {
+      bare: true,
+      "data-play": "",
+      on: { click: () => this.player.toggle() },
+    });
+    this.slider = h("input", {
+      type: "range",
+      class: "scrub",
+      min: 0,
+      max: 1,
+      step: 1,
+      value: 0,
+      "aria-label": "Frame",
+    });
     this.clock = h("span", { class: "clock", "aria-hidden": "true", text: "–" }); // the slider says it
-    this.note = h("p", { class: "viewer-note", text: "The original is drawn again from the clip: places and timing, not light." });
+    this.note = h("p", {
+      class: "viewer-note",
+      text: "The original is drawn again from the clip: places and timing, not light.",
+    });
     this.element = h(
       "div",
       { class: "viewer" },
@@ -89,7 +121,8 @@ export class Viewer extends EventTarget {
     });
     player.addEventListener("error", () => {
       this.problem.hidden = false;
-      this.problem.textContent = "The video cannot be played. It may have been removed from the server; the seed makes it again.";
+      this.problem.textContent =
+        "The video cannot be played. It may have been removed from the server; the seed makes it again.";
     });
     this.scene.addEventListener("error", () => this.#withoutOriginal());
     this.slider.addEventListener("input", () => {
@@ -176,7 +209,16 @@ export class Viewer extends EventTarget {
   }
 
   #wipeKey(event) {
-    const steps = { ArrowLeft: -2, ArrowDown: -2, ArrowRight: 2, ArrowUp: 2, PageDown: -10, PageUp: 10, Home: -100, End: 100 };
+    const steps = {
+      ArrowLeft: -2,
+      ArrowDown: -2,
+      ArrowRight: 2,
+      ArrowUp: 2,
+      PageDown: -10,
+      PageUp: 10,
+      Home: -100,
+      End: 100,
+    };
     if (!(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
     this.wipe += steps[event.key] * (event.shiftKey ? 5 : 1);
     event.preventDefault();
