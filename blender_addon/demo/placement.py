@@ -185,12 +185,12 @@ def find_grasp(
         if len(seen) >= TRIES or (found and found[-1][0] >= _GOOD):
             break
     best = None
-    for _, item in sorted(found, key=lambda pair: -pair[0])[:3]:
+    for _, item in sorted(found, key=lambda pair: -pair[0])[:4]:
         held = grasp(refined(model), item.wrist, start, exact, reach=item.reach)
         if held is None:
             continue
         if best is None or score(held, 0.0) > score(best, 0.0):
             best = held
-        if len(best.touching) >= 4 and best.penetration < 0.002:
+        if len(best.touching) >= 4 and "thumb" in best.touching and best.penetration < 0.002:
             break
     return best

@@ -26,7 +26,7 @@ def evaluated(obj: bpy.types.Object) -> trimesh.Trimesh:
 def depth_in(points: np.ndarray, solid: trimesh.Trimesh) -> np.ndarray:
     """Of each point, metres inside any closed part of ``solid``; negative outside, exact within 2 cm of it."""
     depth = np.full(len(points), -np.inf)
-    for part in solid.split(only_watertight=False):
+    for part in solid.split(only_watertight=False, repair=False):
         low, high = part.bounds
         near = ((points > low - 0.02) & (points < high + 0.02)).all(axis=1)
         if near.any():
