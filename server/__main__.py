@@ -80,7 +80,9 @@ class Server(uvicorn.Server):
 
 def listen(host: str, port: int) -> socket.socket:
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    sock = socket.socket(family, kind)
+    # With the protocol named: asyncio turns Nagle's algorithm off only on sockets that say they are TCP, and with it
+    # on, every short answer waits 40 ms for the client's delayed acknowledgement.
+    sock = socket.socket(family, kind, socket.IPPROTO_TCP)
     if sys.platform != "win32":  # there it would let two servers share a port
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(address)

@@ -3,7 +3,8 @@
 
 JSON lines both ways. On standard input come
 
-    {"op": "run", "job", "attempt", "clip", "model", "request", "memory", "limits", "folder"}   one at a time
+    {"op": "run", "job", "attempt", "clip", "model", "request", "memory", "limits", "folder",
+     "report_seconds"}   one at a time; progress is told no more often than that
     {"op": "load", "model", "id", "memory"}    get ready for jobs of this model
     {"op": "cancel", "job"}
 
@@ -37,7 +38,6 @@ from hvg3d_core.conditions.limits import ClipLimits, check_limits
 from server.backend import Backend, split_spec
 from server.failures import describe_exception, is_out_of_memory
 
-_PROGRESS_SECONDS = 0.1
 _PREVIEW_SECONDS = 0.5
 _PREVIEW_WIDTH = 512
 _KILL_ON_PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -84,12 +84,13 @@ def write_jpeg(image: np.ndarray, path: Path) -> None:
 
 
 class Reporter:
-    """Progress of one job, at most ten messages a second; the first and last of a phase always go out."""
+    """Progress of one job, a message every ``seconds`` at most; the first and last of a phase always go out."""
 
-    def __init__(self, channel: Channel, job: str, preview: Path) -> None:
+    def __init__(self, channel: Channel, job: str, preview: Path, seconds: float) -> None:
         self._channel = channel
         self._job = job
         self._preview = preview
+        self._seconds = seconds
         self._phase = ""
         self._sent = 0.0
         self._drawn = 0.0
@@ -102,7 +103,7 @@ class Reporter:
             with contextlib.suppress(OSError):  # no reason to lose a job; Windows refuses while it is being served
                 write_jpeg(preview, self._preview)
                 self.has_preview = True
-        if phase == self._phase and step < total and now - self._sent < _PROGRESS_SECONDS:
+        if phase == self._phase and step < total and now - self._sent < self._seconds:
             return
         self._phase, self._sent = phase, now
         self._channel.send(
@@ -172,7 +173,7 @@ class Worker:
     def _generate(self, command: dict[str, Any]) -> tuple[int, float]:
         job, folder = command["job"], Path(command["folder"])
         request = {name: value for name, value in command["request"].items() if name not in ("clip", "memory")}
-        report = Reporter(self._channel, job, folder / "preview.jpg")
+        report = Reporter(self._channel, job, folder / "preview.jpg", command["report_seconds"])
 
         def check() -> None:
             if job in self._cancelled:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from server.__main__ import listen
 
 from .serverkit import ROOT, RunningServer, tiny_clip
 
@@ -201,6 +205,26 @@ def test_event_stream_resumes(mortal: RunningServer) -> None:
     assert ids == list(range(ids[0], ids[0] + len(ids)))
     future = next(mortal.events("?since=999999999999"))
     assert future[1] == "reset"
+
+
+def test_short_answers_are_not_held_back() -> None:
+    """On what the server listens on, asyncio turns Nagle's algorithm off for every connection."""
+
+    async def ask() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listening = listen("127.0.0.1", 0)
+        async with await asyncio.start_server(serve, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            value = await accepted
+            writer.close()
+            return value
+
+    assert asyncio.run(ask()) != 0
 
 
 def run_server(*arguments: str) -> subprocess.CompletedProcess[str]:
