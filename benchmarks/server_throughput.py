@@ -29,6 +29,7 @@ import numpy as np
 from servers import cpu_seconds, make_clip, running_server
 
 from server.scheduler import Scheduler
+from server.slot import REPORTS_A_SECOND
 from server.store import Store
 
 
@@ -119,13 +120,15 @@ def print_costs(jobs: int) -> None:
     print("\n| GPUs | seconds per job | reports | share of a core | GPUs idle, simulated | and between jobs |")
     print("|---|---|---|---|---|---|")
     for gpus, seconds, reports in ((8, 60, 50), (100, 60, 50), (1000, 60, 50), (1000, 300, 50), (1000, 10, 10)):
+        reports = min(reports, round(seconds * REPORTS_A_SECOND / gpus))  # the server asks many workers for fewer
         per_job = few.cpu + reports * report
         load = gpus * per_job / seconds
         idle = simulate(gpus, seconds, per_job)
         gap = few.idle / (seconds + few.idle)
         print(f"| {gpus:,} | {seconds} | {reports} | {load:.1%} | {idle:.2%} | {gap:.2%} |")
-    per_job = few.cpu + 50 * report
-    print(f"\nat 60 s a job and 50 reports each, one core serves {60 / per_job:,.0f} GPUs")
+    most = (1 - REPORTS_A_SECOND * report) / few.cpu
+    print(f"\nwith all {REPORTS_A_SECOND} reports a second, one core gives out {most:.0f} jobs a second:")
+    print(f"{most * 60:,.0f} GPUs at 60 s a job, {most * 300:,.0f} at 300 s")
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ log = logging.getLogger("hvg3d.server")
 _READY_SECONDS = 120.0
 _FAILED_STARTS = 4
 _REPORT_SECONDS = 0.1
-_REPORTS_A_SECOND = 500  # from all workers together: so many take about half a processor core
+REPORTS_A_SECOND = 500  # from all workers together: so many take about half a processor core
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 _HEALTHY_SECONDS = 60.0
@@ -213,7 +213,7 @@ class Slot:
             memory=list(memory),
             limits=boss.settings.clip_limits,
             folder=str(folder),
-            report_seconds=max(_REPORT_SECONDS, len(boss.slots) / _REPORTS_A_SECOND),
+            report_seconds=max(_REPORT_SECONDS, len(boss.slots) / REPORTS_A_SECOND),
         )
         async for message in self._messages(worker):
             match message["type"]:
