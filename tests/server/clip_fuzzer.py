@@ -8,6 +8,7 @@ MemoryError here.
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import random
@@ -121,11 +122,11 @@ def spoil(rng: random.Random, node: object) -> None:
             continue
         action = rng.random()
         if action < 0.6:
-            node[key] = rng.choice(NASTY)
+            node[key] = copy.deepcopy(rng.choice(NASTY))  # what is put in may be spoiled next
         elif action < 0.75:
             del node[key]
         elif action < 0.85:
-            node[key] = [child] * rng.choice((0, 2, 1000))
+            node[key] = [copy.deepcopy(child)] * rng.choice((0, 2, 1000))
         elif action < 0.95 and isinstance(node, dict):
             node[rng.choice(("points", "tracks", "views.0.masks", "x", "__metadata__"))] = child
         else:
