@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from hvg3d_core.conditions import load_clip
 from hvg3d_core.generate import GenerationRequest, generate, load_model
-from hvg3d_core.pipelines import SpeedOptions, apply_speed_options
+from hvg3d_core.pipelines import HVG3DImageToVideoPipeline, SpeedOptions, apply_speed_options
 from hvg3d_core.pipelines.acceleration import arithmetic
 from hvg3d_core.pipelines.memory import MODES
 from hvg3d_core.pipelines.memory_needs import compute_needs, parameter_bytes, peak_activations
@@ -113,6 +113,12 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def reset_options(subject: Subject) -> None:
+    for pipeline in subject.pipelines.values():
+        if isinstance(pipeline, HVG3DImageToVideoPipeline):
+            apply_speed_options(pipeline, SpeedOptions())
+
+
 def run(
     subject: Subject,
     row: Row,
@@ -124,6 +130,7 @@ def run(
 ) -> None:
     """One video. ``count``: count FLOPs of one step instead of time, which counting would disturb."""
     pipeline, device = subject.pipelines[row.network], subject.device
+    reset_options(subject)  # weights are cast as they were loaded, not fused
     if casting is not None:
         casting.to(row.precision)
     if row.network != "stock":
@@ -243,6 +250,7 @@ def claims(results: dict[str, Measured], rates: dict[str, float], size: str) -> 
 def activations(subject: Subject, rows: list[Row], results: dict[str, Measured], casting: Casting | None) -> None:
     """On a CPU: weights, and what one step's tensors take at most, counted as they are made."""
     peaks: dict[tuple[str, str], int] = {}
+    reset_options(subject)
     for row in rows:
         kind = (row.network, row.precision)
         if kind in peaks:
@@ -256,8 +264,6 @@ def activations(subject: Subject, rows: list[Row], results: dict[str, Measured],
         batch = 2 if subject.call["guidance_scale"] > 1 else 1
         x = torch.randn(batch, frames, config.in_channels, config.sample_height, config.sample_width, dtype=dtype)
         given: dict[str, Any] = {} if row.network == "stock" else {"tracking_latents": x}
-        if row.network != "stock":
-            apply_speed_options(pipeline, SpeedOptions())
         rotary = pipeline._prepare_rotary_positional_embeddings(
             config.sample_height * 8, config.sample_width * 8, frames, subject.device
         )
