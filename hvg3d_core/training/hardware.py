@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from .config import ConfigError, HardwareConfig, TrainingError
 
 BLOCKS = ("transformer_blocks", "control_blocks")  # FSDP gathers the weights of one at a time
+POINT_MODULES = ("point_encoder", "point_resampler")
 
 
 def needs_launch(config: HardwareConfig) -> bool:
@@ -119,7 +120,7 @@ class Hardware:
         if not self.fsdp:
             return model.to(self.device)
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard, register_fsdp_forward_method
+        from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 
         options: dict[str, Any] = {"mesh": init_device_mesh(self.device.type, (self.world,))}
         if self.config.offload:
@@ -127,11 +128,12 @@ class Hardware:
         for name in BLOCKS:
             for block in getattr(model, name, ()):
                 fully_shard(block, **options)
+        for name in POINT_MODULES:  # the pipeline calls these by themselves, too
+            if (part := getattr(model, name, None)) is not None:
+                fully_shard(part, **options)
         # Otherwise what is gathered for the last forward pass stays, and outlives a change of the weights by hand, such
         # as the average's in validation.
         fully_shard(model, reshard_after_forward=True, **options)
-        if hasattr(model, "encode_point_cloud"):
-            register_fsdp_forward_method(model, "encode_point_cloud")  # the pipeline calls it, too
         for buffer in model.buffers():
             buffer.data = buffer.data.to(self.device)
         return model
