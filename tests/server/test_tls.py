@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 from server.link import make_link
 from server.tls import TlsError, check_pair
@@ -58,8 +59,9 @@ def test_certificates_that_cannot_be_used_are_named(issued: tuple[Path, Path, Pa
     other = tmp_path / "other.pem"
     trustme.CA().issue_cert("x").private_key_pem.write_to_path(other)
     locked = tmp_path / "locked.pem"
-    command = ["openssl", "pkey", "-in", str(key), "-out", str(locked), "-aes256", "-passout", "pass:words"]
-    assert subprocess.run(command, check=False).returncode == 0
+    plain = serialization.load_pem_private_key(key.read_bytes(), None)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    locked.write_bytes(plain.private_bytes(*form, serialization.BestAvailableEncryption(b"words")))
     for pair, words in (
         ((certificate, None), "--tls-cert is given without --tls-key"),
         ((None, key), "--tls-key is given without --tls-cert"),
