@@ -22,6 +22,7 @@ from server.app import create_app
 from server.browser import PAGE, link_path
 from server.check import run_check
 from server.cleanup import describe, plan
+from server.cluster.runner import RayError
 from server.config import MIB, Settings, default_home
 from server.context import Context, build_context
 from server.files import Home, HomeInUse, write_private
@@ -128,7 +129,12 @@ def parse(argv: Sequence[str] | None) -> Settings:
         "--workers",
         type=int,
         metavar="K",
-        help="worker processes (one per GPU, without a GPU one)",
+        help="worker processes (one per GPU, without a GPU one; with --ray, at most so many on all nodes)",
+    )
+    workers.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="work on the nodes of the Ray cluster with this head, as 10.0.0.1:6379, or auto (on this machine)",
     )
     workers.add_argument(
         "--hang-seconds",
@@ -188,6 +194,7 @@ def parse(argv: Sequence[str] | None) -> Settings:
         max_clip_bytes=int(given.max_clip_mib * MIB),
         cancel_grace_seconds=given.cancel_grace,
         workers=given.workers,
+        ray=given.ray,
         hang_seconds=given.hang_seconds,
         max_crashes=given.max_crashes,
         max_attempts=given.max_attempts,
@@ -257,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(make_link(settings.home))
         else:
             run(settings)
-    except (LinkError, HomeInUse, TokenError, StoreError, ModelError) as error:
+    except (LinkError, HomeInUse, TokenError, StoreError, ModelError, RayError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

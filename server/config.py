@@ -37,7 +37,9 @@ class Settings:
     backend: str = "server.backend"
     """``module[:factory]``, see :mod:`server.backend`."""
     workers: int | None = None
-    """None: one per GPU, or one where there is none."""
+    """None: one per GPU, or one where there is none (of this machine, or on each node of a cluster)."""
+    ray: str | None = None
+    """Address of a Ray cluster whose nodes do the work. None: this machine does it."""
     allowed_hosts: tuple[str, ...] = field(default=())
     """Names besides the server's own addresses that a Host header may carry."""
     max_clip_bytes: int = 1024 * MIB

@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from server.cluster.runner import RayRunner
 from server.config import Settings
 from server.events import Events
 from server.files import Home
@@ -43,4 +44,6 @@ def build_context(settings: Settings, home: Home, token: str) -> Context:
     models = Models(settings.backend, settings.model)
     store = Store(home.database)
     events = Events(store)
-    return Context(settings, token, home, models, store, events, Supervisor(settings, store, events, home, models))
+    runner = RayRunner(settings, home) if settings.ray else None
+    supervisor = Supervisor(settings, store, events, home, models, runner)
+    return Context(settings, token, home, models, store, events, supervisor)

@@ -6,39 +6,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import sys
-from collections import deque
-from collections.abc import Mapping
-from logging.handlers import RotatingFileHandler
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from server.failures import describe_exit
 from server.runner import Exit
-
-log = logging.getLogger("hvg3d.server")
+from server.tail import Tail
 
 _LINE_LIMIT = 1024 * 1024
-_KEEP_LINES = 100
 _DYING_SECONDS = 2.0
-_LOG_BYTES = 4 * 1024 * 1024
+
+
+class Log(Protocol):
+    """Takes what the worker prints."""
+
+    @property
+    def lines(self) -> Iterable[str]: ...
+
+    def keep(self, text: str, pid: int | None) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class WorkerProcess:
-    def __init__(self, process: asyncio.subprocess.Process, log_path: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: Log) -> None:
         self._process = process
         self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._lines: deque[str] = deque(maxlen=_KEEP_LINES)
-        self._file = RotatingFileHandler(log_path, maxBytes=_LOG_BYTES, backupCount=2, encoding="utf-8")
-        self._file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._log = log
         self._silent = False
         self._readers = [asyncio.create_task(self._read_messages()), asyncio.create_task(self._read_log())]
         self.pid: int | None = process.pid
 
     @classmethod
-    async def start(cls, backend: str, log_path: Path, environment: Mapping[str, str]) -> WorkerProcess:
+    async def start(cls, backend: str, log: Path | Log, environment: Mapping[str, str]) -> WorkerProcess:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -51,7 +54,7 @@ class WorkerProcess:
             limit=_LINE_LIMIT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **environment},
         )
-        return cls(process, log_path)
+        return cls(process, Tail(log) if isinstance(log, Path) else log)
 
     async def send(self, **command: Any) -> None:
         """A worker that is gone takes no command; its end is seen by who waits for its messages."""
@@ -76,11 +79,11 @@ class WorkerProcess:
         code = await self._process.wait()
         with contextlib.suppress(TimeoutError):  # a grandchild could hold the pipes open
             await asyncio.wait_for(asyncio.gather(*self._readers), 5)
-        self._file.close()
+        self._log.close()
         return Exit(describe_exit(code), memory=code in (-9, 137))
 
     def last_lines(self) -> list[str]:
-        return list(self._lines)
+        return list(self._log.lines)
 
     async def _read_messages(self) -> None:
         assert self._process.stdout is not None
@@ -109,7 +112,4 @@ class WorkerProcess:
             self._keep(line)
 
     def _keep(self, line: bytes) -> None:
-        text = line.decode("utf-8", "replace").rstrip()
-        if text:
-            self._lines.append(text[:500])
-            self._file.emit(logging.LogRecord("worker", logging.INFO, "", 0, f"[{self.pid}] {text}", None, None))
+        self._log.keep(line.decode("utf-8", "replace"), self.pid)
