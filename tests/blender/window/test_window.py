@@ -197,7 +197,8 @@ def test_a_person_guesses_and_sees_the_contact(session):
     assert yellow(after, timeline) > 20 > yellow(before, timeline)
     session.screen.click(*VIEWPORT)
     session.tell("frame", "9")
-    session.until("frame 9", lambda s: "mm away" in s["overlay"] or "Touching" in s["overlay"], 20)
+    session.until("frame 9", lambda s: s["frame"] == 9 and "mm away" in s["overlay"], 20)
+    time.sleep(1.5)
     session.picture("coming")
     assert "Traceback" not in session.screen.log.read_text()
 
