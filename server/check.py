@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from server.cluster.runner import RayError, check_ray
 from server.config import MIB, Settings
 from server.devices import Finding, ask_driver, ask_torch, judge
 from server.models import ModelError, Models
@@ -61,6 +62,10 @@ def look(settings: Settings) -> Iterator[Finding]:
     yield from _jobs(settings)
     yield from _tls(settings)
     yield from _address(settings, running)
+    if settings.ray:  # this machine's GPUs and memory do not matter then
+        yield _cluster(settings.ray)
+        yield from _model(settings, 0)
+        return
     gpus, none = ask_driver()
     if none is not None:
         yield none
@@ -222,6 +227,15 @@ def _address(settings: Settings, running: dict | None) -> Iterator[Finding]:
     yield Finding("ok", "address", f"{where} is free" if settings.port else f"a free port of {settings.host}")
 
 
+def _cluster(address: str) -> Finding:
+    try:
+        check_ray(address)
+    except RayError as error:
+        what, _, remedy = str(error).partition("; ")
+        return Finding("problem", "cluster", what, remedy or "install it, or leave --ray away")
+    return Finding("ok", "cluster", f"Ray is installed, and {address} answers; `ray status` lists its nodes")
+
+
 def _model(settings: Settings, gpu_bytes: int) -> Iterator[Finding]:
     try:
         models = Models(settings.backend, settings.model)
@@ -235,6 +249,8 @@ def _model(settings: Settings, gpu_bytes: int) -> Iterator[Finding]:
     entry = entries[models.default]
     installed = ", ".join(name for name, other in entries.items() if other["installed"])
     yield Finding("ok", "model", f"{models.default} is the default; installed: {installed}")
+    if settings.ray:
+        return
     needs = entry.get("memory") or {}
     least = min(needs.values(), default=entry.get("bytes") or 0)
     memory = psutil.virtual_memory()
