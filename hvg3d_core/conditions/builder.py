@@ -16,7 +16,7 @@ from .cameras import points_in_view
 from .clip import Clip, ClipError, Entity, View
 from .rasterise import ids_on_screen
 from .sampling import SurfaceBinding, balanced_quota, bind_surface
-from .screen import ScreenTriangles, corner_rows, screen_triangles
+from .screen import VERTICES, ScreenTriangles, corner_rows, screen_triangles
 from .validate import check_array, check_camera, check_entities, check_fps, check_size, validate
 from .visibility import visible_against
 
@@ -41,7 +41,9 @@ class Mesh:
             out[:] = self.vertices
             return out
         matrix = self.matrix.astype(np.float32)
-        world = np.matmul(self.vertices, matrix[:3, :3].T, out=out)
+        world = np.empty((len(self.vertices), 3), np.float32) if out is None else out
+        for start in range(0, len(world), VERTICES):
+            np.matmul(self.vertices[start : start + VERTICES], matrix[:3, :3].T, out=world[start : start + VERTICES])
         world += matrix[:3, 3]
         return world
 

@@ -10,7 +10,6 @@ from .screen import Boxes, Patches, ScreenTriangles, chunks, corner_rows, expand
 
 _TRIANGLES = 1 << 14  # at once, so that what is known of them stays in the cache
 _PIXELS = 1 << 15  # at once, likewise
-_SMALL = 32  # pixels of a bounding box that are all tried
 _LARGE = 4096  # pixels of a bounding box that is worth a call of its own
 _EDGE = 1e-9  # barycentric slack: a pixel centre on a shared edge must not fall between both triangles by rounding
 
@@ -84,61 +83,66 @@ class _Canvas:
 
     def _draw(self, patches: Patches, box: tuple[np.ndarray, ...], ids: np.ndarray) -> None:
         x0, x1, y0, y1 = box
-        size = (x1 - x0 + 1).astype(np.int64) * (y1 - y0 + 1)
-        small = size <= _SMALL
-        self._try_all(patches, np.flatnonzero(small), box, ids)
-        if small.all():
-            return
-        larger = np.flatnonzero(~small)
-        # Long thin triangles fill little of their box, so that going row by row pays.
-        area = 0.5 / np.abs(
-            patches.second_x[larger] * patches.third_y[larger] - patches.second_y[larger] * patches.third_x[larger]
-        )
-        blocky = (size[larger] >= _LARGE) & (area > 0.2 * size[larger])
-        self._row_by_row(patches, larger[~blocky], box, ids)
-        for one in larger[blocky].tolist():
-            self._block(patches, one, tuple(int(side[one]) for side in box), int(ids[one]))
+        wide, tall = x1 - x0 + 1, y1 - y0 + 1
+        larger = (wide > 2) | (tall > 2)
+        self._try_all(patches, np.flatnonzero(~larger), (x0, y0, wide, tall), ids)
+        large = larger & (wide.astype(np.int64) * tall >= _LARGE)
+        if large.any():
+            # Long thin triangles fill little of their box: for them lines are better.
+            area = 0.5 / np.abs(patches.second_x * patches.third_y - patches.second_y * patches.third_x)
+            large &= area > 0.2 * wide * tall
+            for one in np.flatnonzero(large).tolist():
+                self._block(patches, one, tuple(int(side[one]) for side in box), int(ids[one]))
+            larger &= ~large
+        self._line_by_line(patches, np.flatnonzero(larger & (wide >= tall)), box, ids)
+        self._line_by_line(patches, np.flatnonzero(larger & (wide < tall)), box, ids, columns=True)
 
     def _try_all(self, patches: Patches, chosen: np.ndarray, box: tuple[np.ndarray, ...], ids: np.ndarray) -> None:
-        """Every pixel of the boxes, most of which hold one to four."""
-        x0, x1, y0, y1 = (side[chosen] for side in box)
-        wide = x1 - x0 + 1
-        count = wide * (y1 - y0 + 1)
-        for part in chunks(count, _PIXELS):
-            owner, place = expand(count[part])
-            owner += part.start
-            place = place.astype(np.int32)
-            across = wide[owner]
-            down = place // across
-            column, row = x0[owner] + (place - down * across), y0[owner] + down
-            triangle = chosen[owner]
-            dx, dy = column + 0.5 - patches.x[0, triangle], row + 0.5 - patches.y[0, triangle]
-            second = dx * patches.second_x[triangle] + dy * patches.second_y[triangle]
-            third = dx * patches.third_x[triangle] + dy * patches.third_y[triangle]
-            inside = np.flatnonzero((second >= -_EDGE) & (third >= -_EDGE) & (second + third <= 1.0 + _EDGE))
-            triangle = triangle[inside]
-            pixel = row[inside].astype(np.intp) * self.width + column[inside]
-            self._put(pixel, patches.inverse_depth(triangle, second[inside], third[inside]), ids[triangle])
+        """Every pixel of boxes of at most 2 x 2, as most are in a dense mesh; ``box``: corner and size."""
+        x0, y0, wide, tall = (side[chosen] for side in box)
+        dx, dy = x0 + 0.5 - patches.x[0, chosen], y0 + 0.5 - patches.y[0, chosen]
+        second_x, second_y = patches.second_x[chosen], patches.second_y[chosen]
+        third_x, third_y = patches.third_x[chosen], patches.third_y[chosen]
+        second = dx * second_x + dy * second_y
+        third = dx * third_x + dy * third_y
+        pixel = y0.astype(np.intp) * self.width + x0
+        for x, y in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            at_second, at_third = second + x * second_x + y * second_y, third + x * third_x + y * third_y
+            inside = (at_second >= -_EDGE) & (at_third >= -_EDGE) & (at_second + at_third <= 1.0 + _EDGE)
+            hit = np.flatnonzero(inside & (wide > x) & (tall > y))
+            triangle = chosen[hit]
+            inverse = patches.inverse_depth(triangle, at_second[hit], at_third[hit])
+            self._put(pixel[hit] + (y * self.width + x), inverse, ids[triangle])
 
-    def _row_by_row(self, patches: Patches, chosen: np.ndarray, box: tuple[np.ndarray, ...], ids: np.ndarray) -> None:
-        """Every row of each box, from the edge on its left to the edge on its right."""
+    def _line_by_line(
+        self,
+        patches: Patches,
+        chosen: np.ndarray,
+        box: tuple[np.ndarray, ...],
+        ids: np.ndarray,
+        columns: bool = False,
+    ) -> None:
+        """Every row of each box, from the edge on its left to the edge on its right; or every column, downwards."""
         x0, x1, y0, y1 = (side[chosen] for side in box)
-        rows = y1 - y0 + 1
-        for part in chunks(rows, _PIXELS):
-            owner, place = expand(rows[part])
+        x, y, second_x, second_y = patches.x[0], patches.y[0], patches.second_x, patches.second_y
+        third_x, third_y = patches.third_x, patches.third_y
+        step_x, step_y = 1, self.width
+        if columns:
+            x0, x1, y0, y1, x, y, step_x, step_y = y0, y1, x0, x1, y, x, step_y, step_x
+            second_x, second_y, third_x, third_y = second_y, second_x, third_y, third_x
+        lines = y1 - y0 + 1
+        for part in chunks(lines, _PIXELS):
+            owner, place = expand(lines[part])
             owner += part.start
             row, triangle = y0[owner] + place, chosen[owner]
-            dy = row + 0.5 - patches.y[0, triangle]
-            origin = patches.x[0, triangle] - 0.5
+            dy = row + 0.5 - y[triangle]
+            origin = x[triangle] - 0.5
             # Each barycentric coordinate is slope * dx + offset and positive inside.
-            second, second_at = patches.second_x[triangle], patches.second_y[triangle] * dy
-            third, third_at = patches.third_x[triangle], patches.third_y[triangle] * dy
+            second, second_at = second_x[triangle], second_y[triangle] * dy
+            third, third_at = third_x[triangle], third_y[triangle] * dy
             left, right = np.full(len(row), -np.inf), np.full(len(row), np.inf)
-            for slope, offset in (
-                (-second - third, 1.0 - second_at - third_at),
-                (second, second_at),
-                (third, third_at),
-            ):
+            edges = ((-second - third, 1.0 - second_at - third_at), (second, second_at), (third, third_at))
+            for slope, offset in edges:
                 # Within the triangle's rows a level edge bounds nothing.
                 crossing = -offset / np.where(slope == 0, 1.0, slope)
                 np.maximum(left, crossing, out=left, where=slope > 0)
@@ -146,16 +150,15 @@ class _Canvas:
             begin = np.maximum(np.ceil(left + origin - _EDGE), x0[owner]).astype(np.int64)
             end = np.minimum(np.floor(right + origin + _EDGE), x1[owner]).astype(np.int64)
             length = np.maximum(end - begin + 1, 0)
-            dx = begin - origin
             w0, w1, w2 = (w[triangle] for w in patches.inv_z)
-            change = second * (w1 - w0) + third * (w2 - w0)  # of 1/z from one column to the next
-            at_begin = w0 + second_at * (w1 - w0) + third_at * (w2 - w0) + change * dx
-            pixel_at_begin = row * self.width + begin
+            change = second * (w1 - w0) + third * (w2 - w0)  # of 1/z from one pixel of the line to the next
+            at_begin = w0 + second_at * (w1 - w0) + third_at * (w2 - w0) + change * (begin - origin)
+            pixel_at_begin = row * step_y + begin * step_x
             id_of = ids[triangle]
             for run in chunks(length, _PIXELS):
                 line, step = expand(length[run])
                 line += run.start
-                self._put(pixel_at_begin[line] + step, at_begin[line] + change[line] * step, id_of[line])
+                self._put(pixel_at_begin[line] + step * step_x, at_begin[line] + change[line] * step, id_of[line])
 
     def _block(self, patches: Patches, one: int, box: tuple[int, ...], label: int) -> None:
         """One triangle over its whole box."""

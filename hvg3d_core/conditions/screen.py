@@ -16,6 +16,9 @@ import numpy as np
 
 from .cameras import NEAR, to_camera
 
+# At once: so few that the matrix library does it in one thread. Starting others takes longer than this does, and they
+# then spin, waiting for more, on the processors that Blender evaluates the next frame with.
+VERTICES = 1 << 14
 _MIN_AREA = 1e-10  # pixels squared, twice the area: an edge-on triangle hides nothing
 
 
@@ -122,8 +125,11 @@ def screen_triangles(
 ) -> ScreenTriangles:
     """Project a mesh: V x 3 world and :func:`corner_rows` of its triangles."""
     K, w2c = np.asarray(K, np.float64), np.asarray(world_to_camera, np.float64)
-    # Rows are u z, v z and z.
-    image = (K @ w2c[:3, :3]) @ np.asarray(vertices, np.float64).T + (K @ w2c[:3, 3])[:, None]
+    image = np.empty((3, len(vertices)))  # u z, v z and z
+    for start in range(0, len(vertices), VERTICES):
+        piece = np.asarray(vertices[start : start + VERTICES], np.float64)
+        np.matmul(K @ w2c[:3, :3], piece.T, out=image[:, start : start + VERTICES])
+    image += (K @ w2c[:3, 3])[:, None]
     z = image[2]
     behind = z < near
     source = None

@@ -10,6 +10,7 @@ from .screen import ScreenTriangles, chunks, corner_rows, expand, screen_triangl
 
 RELATIVE_EPS = 5e-4  # of the depth: half a millimetre at a metre, so that a point's own triangle does not hide it
 _PAIRS = 1 << 15  # at once, so that they stay in the cache
+_CELLS = 12  # that a triangle is looked up in at most
 _EDGE = 1e-7  # barycentric slack, so that no ray slips between two triangles that share an edge
 
 
@@ -100,6 +101,24 @@ class _Pyramid:
         above, below = y0 * wide, (y1 + 1) * wide
         return table[below + x1 + 1] - table[above + x1 + 1] - table[below + x0] + table[above + x0] > 0
 
+    def cells_of(
+        self, x0: np.ndarray, x1: np.ndarray, y0: np.ndarray, y1: np.ndarray, level: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cells that cover each box, as (box, cell) pairs, from its ``level`` of 2 x 2 cells or from one below.
+
+        Lower cells fit closer and hold fewer points in vain; a few are looked up sooner than those points are tried.
+        """
+        at = np.maximum(level - 2, 0)
+        many = ((x1 >> at) - (x0 >> at) + 1) * ((y1 >> at) - (y0 >> at) + 1) > _CELLS
+        at = np.where(many, np.maximum(level - 1, 0), at)
+        x0, y0 = x0 >> at, y0 >> at
+        wide = (x1 >> at) - x0 + 1
+        box, place = expand(wide * ((y1 >> at) - y0 + 1))
+        across = wide[box]
+        down = place // across
+        columns = self.columns[at]
+        return box, (self.base[at] + y0 * columns + x0)[box] + down * columns[box] + (place - down * across)
+
 
 def _hidden(screen: ScreenTriangles, uv: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """C bool: some triangle covers uv (C x 2 pixels) with 1/z above the point's ``limit``.
@@ -126,17 +145,9 @@ def _hidden(screen: ScreenTriangles, uv: np.ndarray, limit: np.ndarray) -> np.nd
     patches, kept = screen.patches(index[some])
     some = some[kept]
     nearest = patches.inv_z.max(0)
-    level, bucket = level[some], bucket[some]
-    columns = grid.columns[level]
-    more_x, more_y = (x1[some] >> level) > (x0[some] >> level), (y1[some] >> level) > (y0[some] >> level)
-
-    pairs = []
-    everywhere = np.ones(len(some), bool)
-    for step, there in ((0, everywhere), (1, more_x), (columns, more_y), (columns + 1, more_x & more_y)):
-        cell = bucket + step
-        meets = np.flatnonzero(there & (nearest > grid.lowest[cell]))
-        pairs.append((meets, cell[meets]))
-    owner, cell = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+    owner, cell = grid.cells_of(x0[some], x1[some], y0[some], y1[some], level[some])
+    meets = np.flatnonzero(nearest[owner] > grid.lowest[cell])
+    owner, cell = owner[meets], cell[meets]
     held = grid.held[cell]
     for part in chunks(held, _PAIRS):
         pair, place = expand(held[part])
