@@ -45,6 +45,8 @@ class Slot:
         """The id of the model that the worker has in memory."""
         self.stop_note = "the server was stopped while generating"
         """Why a job goes back when this slot's task is cancelled."""
+        self.is_retired = False
+        """Its place is gone: its task is cancelled, and ends also where the cancelling came too late to be seen."""
         self._wake = asyncio.Event()
         self._worker: WorkerHandle | None = None
         self._job: Job | None = None
@@ -94,7 +96,7 @@ class Slot:
     async def run(self) -> None:
         pause = _FIRST_PAUSE
         try:
-            while True:
+            while not self.is_retired:
                 started = time.monotonic()
                 try:
                     await self._one_worker()
@@ -330,7 +332,7 @@ class Slot:
     def _after_failed_start(self, reason: str, lines: list[str]) -> None:
         """A worker that can never start must not leave the queue waiting without a word, unless others do work."""
         self._failed_starts += 1
-        if all(slot.is_hopeless for slot in self._boss.slots):
+        if not self.is_retired and all(slot.is_hopeless for slot in self._boss.slots):
             self._boss.fail_next(
                 "worker_cannot_start",
                 f"the worker process ends while it starts, with {reason}",

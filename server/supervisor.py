@@ -80,7 +80,7 @@ class Supervisor:
             for slot in [slot for slot in self.slots if slot.place not in places]:
                 log.warning("%s is gone", slot.place.description)
                 self.slots.remove(slot)
-                slot.stop_note = f"{slot.place.description} was lost"
+                slot.stop_note, slot.is_retired = f"{slot.place.description} was lost", True
                 self._tasks.pop(slot).cancel()
             for place in places:
                 if place not in kept:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -51,6 +52,10 @@ class NodeWorker:
         self._job = self._folder / "job"
         self._clips.mkdir()
         self._out: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._told: deque[tuple[int, dict[str, Any]]] = deque()
+        """Numbered messages whose receipt has not been confirmed."""
+        self._numbers = itertools.count(1)
+        self._running: tuple[str, int] | None = None
         self._process: WorkerProcess | None = None
         self._listener: asyncio.Task[None] | None = None
         self._preview = 0  # when the last one that was sent had been drawn
@@ -98,18 +103,26 @@ class NodeWorker:
         assert self._process is not None
         if command["op"] == "run":
             assert sha256 is not None
+            this = (command["job"], command["attempt"])
+            if this == self._running:  # asked for again, where the answer was lost on its way
+                return
+            self._running = this
             shutil.rmtree(self._job, ignore_errors=True)
             self._job.mkdir()
             self._preview = 0
             command = {**command, "clip": str(self._clip(sha256)), "folder": str(self._job)}
         await self._process.send(**command)
 
-    async def receive(self) -> list[dict[str, Any]]:
-        """At least one message, as soon as there is one: the worker's own, ``log`` lines, at last ``exit``."""
-        batch = [await self._out.get()]
-        while len(batch) < _BATCH and not self._out.empty():
-            batch.append(self._out.get_nowait())
-        return batch
+    async def receive(self, seen: int) -> list[tuple[int, dict[str, Any]]]:
+        """At least one message after number ``seen``, as soon as there is one: the worker's own, ``log`` lines, at
+        last ``exit``. Asked again, where the answer was lost on its way, it has the same ones again."""
+        while self._told and self._told[0][0] <= seen:
+            self._told.popleft()
+        if not self._told:
+            self._told.append((next(self._numbers), await self._out.get()))
+        while len(self._told) < _BATCH and not self._out.empty():
+            self._told.append((next(self._numbers), self._out.get_nowait()))
+        return list(self._told)
 
     async def _listen(self, process: WorkerProcess) -> None:
         while (message := await process.receive()) is not None:

@@ -23,8 +23,9 @@ import logging
 import os
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ _PIECE = 4 * 1024 * 1024
 _NODES_SECONDS = 1.0
 _GOODBYE_SECONDS = 4.0
 _REASON_CHARACTERS = 300
+_AGAIN_SECONDS = 0.5
+_SILENT_SECONDS = 60.0
 
 
 class Link:
@@ -55,6 +58,10 @@ class Link:
         self.commands: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.tasks: list[asyncio.Task[None]] = []
         self.gone = False
+        self.seen = 0
+        """Number of the last message that was dealt with."""
+        self.silence = (0.0, 0.0)
+        """When its node did not answer for the first time and for the last time, of several times in a row."""
 
 
 class Driver:
@@ -113,8 +120,7 @@ class Driver:
     async def _start(self, number: int, place: str) -> None:
         spot = next((spot for spot in self._layout.spots if spot.id == place), None)
         if spot is None:
-            self._channel.send("not_started", worker=number, reason="its node is gone")
-            return
+            return  # its node is gone: that is told by the next places
         link = self._links[number] = Link(number, spot)
         try:
             # In a thread: the first call sends the class to the cluster.
@@ -122,6 +128,9 @@ class Driver:
             about = await link.actor.start.remote(self._backend, self._environment(spot))
         except Exception as error:
             reason: str | None = explain(error)
+            if not link.gone and not await self._is_alive(spot.node):
+                self._drop(link)
+                return  # as above
         else:
             reason = None
             if about["version"] != __version__:
@@ -176,20 +185,41 @@ class Driver:
     async def _forward(self, link: Link) -> None:
         try:
             while not link.gone:
-                for message in await link.actor.receive.remote():
-                    await self._pass_on(link, message)
+                with self._patience(link):
+                    for number, message in await link.actor.receive.remote(link.seen):
+                        await self._pass_on(link, dict(message))
+                        link.seen = number
+                    continue
+                await asyncio.sleep(_AGAIN_SECONDS)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             text = explain(error)
-            nodes: list[Node] = []
-            with contextlib.suppress(Exception):
-                nodes = Node.alive(await asyncio.to_thread(ray.nodes))
-            if all(node.id != link.spot.node.id for node in nodes):
+            unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)
+            if unreachable or not await self._is_alive(link.spot.node):
                 self._gone(link, f"the loss of {link.spot.where}", blame=False, memory=False)
             else:
                 memory = "OutOfMemory" in type(error).__name__ or "memory" in text.lower()
                 self._gone(link, f"the death of its actor on {link.spot.where}: {text}", blame=True, memory=memory)
+
+    @staticmethod
+    async def _is_alive(node: Node) -> bool:
+        try:
+            return any(other.id == node.id for other in Node.alive(await asyncio.to_thread(ray.nodes)))
+        except Exception:
+            traceback.print_exc()
+            return False
+
+    @contextlib.contextmanager
+    def _patience(self, link: Link) -> Iterator[None]:
+        """Wait with a node that does not answer until the cluster has found out what became of it, or for a while."""
+        try:
+            yield
+        except ray.exceptions.ActorUnavailableError:
+            now, (first, last) = time.monotonic(), link.silence
+            link.silence = (first if now - last < _SILENT_SECONDS / 2 else now, now)
+            if now - link.silence[0] > _SILENT_SECONDS:
+                raise
 
     async def _pass_on(self, link: Link, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -238,10 +268,14 @@ class Driver:
         while True:
             command = await link.commands.get()
             try:
-                if command["op"] == "run":
-                    await self._give(link, command)
-                else:
-                    await link.actor.command.remote(command)
+                while True:
+                    with self._patience(link):
+                        if command["op"] == "run":
+                            await self._give(link, command)
+                        else:
+                            await link.actor.command.remote(command)
+                        break
+                    await asyncio.sleep(_AGAIN_SECONDS)
             except ray.exceptions.RayActorError:
                 return  # who waits for its messages sees to it
             except Exception as error:
@@ -253,8 +287,8 @@ class Driver:
                     self._channel.send("message", worker=link.number, message=failed)
 
     async def _give(self, link: Link, command: dict[str, Any]) -> None:
-        clip = Path(command.pop("clip"))
-        link.folder = Path(command.pop("folder"))
+        clip, link.folder = Path(command["clip"]), Path(command["folder"])
+        rest = {name: value for name, value in command.items() if name not in ("clip", "folder")}
         sha256 = clip.stem
         if not await link.actor.has_clip.remote(sha256):
             size = clip.stat().st_size
@@ -265,7 +299,7 @@ class Driver:
                     last = offset + len(data) >= size or not data
                     await link.actor.put_clip.remote(sha256, offset, data, last)
                     offset += len(data)
-        await link.actor.command.remote(command, sha256)
+        await link.actor.command.remote(rest, sha256)
 
     async def _cancel(self, link: Link, command: dict[str, Any]) -> None:
         with contextlib.suppress(Exception):

@@ -83,12 +83,14 @@ class RayHandle:
         if not self._exit.done():
             self._runner.order(op="end", worker=self._number)
         try:
-            return await asyncio.wait_for(asyncio.shield(self._exit), _END_SECONDS)
-        except TimeoutError:
-            return Exit(f"no answer from {self._place.description}", blame=False)
+            # Not wait_for: before Python 3.12 it may swallow a cancel that comes together with the end.
+            await asyncio.wait({self._exit}, timeout=_END_SECONDS)
         finally:
             self._runner.forget(self._number)
             self._tail.close()
+        if self._exit.done():
+            return self._exit.result()
+        return Exit(f"no answer from {self._place.description}", blame=False)
 
     def last_lines(self) -> list[str]:
         return list(self._tail.lines)
@@ -186,9 +188,9 @@ class RayRunner:
                         case "refused":
                             log.warning("the Ray cluster at %s: %s", self._address, line["message"])
                 self._driver.wait()
+                yield []  # first, so that nobody tries to start another worker
                 for handle in list(self._handles.values()):
                     handle.lose(_LOST)
-                yield []
                 log.error("the Ray cluster at %s is lost; it is tried again until it is back", self._address)
                 while not await self._is_there():
                     await asyncio.sleep(_RETRY_SECONDS)

@@ -30,6 +30,7 @@ _QUIET = {
     "RAY_health_check_failure_threshold": "4",
     "RAY_DEDUP_LOGS": "0",
 }
+_START_SECONDS = 120.0
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 
 
@@ -37,8 +38,14 @@ class RayNode:
     def __init__(self, *arguments: str, log: Path, environment: dict[str, str]) -> None:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         command += ["--node-ip-address=127.0.0.1", f"--object-store-memory={_OBJECT_STORE_BYTES}", *arguments]
-        with open(log, "ab") as file:
+        with open(log, "wb") as file:
             self.process = psutil.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        end = time.monotonic() + _START_SECONDS
+        while "Ray runtime started" not in log.read_text("utf-8", "replace"):
+            if time.monotonic() > end or self.process.poll() is not None:
+                self.kill()
+                raise OSError(f"the node did not start: {log.read_text('utf-8', 'replace')[-2000:]}")
+            time.sleep(0.1)
 
     def kill(self) -> None:
         """All that runs on the node, at once, as a power cut does it: stopped first, so that none sees another die."""
@@ -62,7 +69,8 @@ class RayCluster:
             sock.bind(("127.0.0.1", 0))
             port = sock.getsockname()[1]
         self.address = f"127.0.0.1:{port}"
-        self.log = folder / "ray.log"
+        self._logs = folder
+        self._started = 0
         self._temporary = tempfile.mkdtemp(prefix="ray-")  # Ray's sockets need a short path
         here = str(Path(__file__).parent)
         self._environment = {
@@ -76,7 +84,6 @@ class RayCluster:
         self.nodes: list[RayNode] = []
         head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
         self.head = self._start(*head, f"--temp-dir={self._temporary}")
-        self._wait_for("127.0.0.1", port)
 
     def add_node(self, cpus: int = 1) -> RayNode:
         node = self._start(f"--address={self.address}", f"--num-cpus={cpus}")
@@ -87,16 +94,12 @@ class RayCluster:
         return next(node for node in self.nodes if node.has_child(pid))
 
     def _start(self, *arguments: str) -> RayNode:
-        return RayNode(*arguments, log=self.log, environment=self._environment)
-
-    def _wait_for(self, host: str, port: int) -> None:
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                socket.create_connection((host, port), 1).close()
-                return
-            time.sleep(0.1)
-        raise AssertionError(f"no head: {self.log.read_text()}")
+        """On a machine with much else to do Ray now and then loses patience with itself: then once more."""
+        self._started += 1
+        try:
+            return RayNode(*arguments, log=self._logs / f"node-{self._started}.log", environment=self._environment)
+        except OSError:
+            return RayNode(*arguments, log=self._logs / f"node-{self._started}b.log", environment=self._environment)
 
     def __enter__(self) -> RayCluster:
         return self

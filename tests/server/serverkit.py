@@ -35,22 +35,25 @@ def folder_in_memory() -> Iterator[Path]:
         yield Path(folder)
 
 
-def tiny_clip(frames: int = 9, seed: int = 0) -> bytes:
-    """The file of a valid clip: a hand's and an object's points drifting in front of a camera, 32 x 24 pixels."""
+def tiny_clip(frames: int = 9, seed: int = 0, count: int = 16) -> bytes:
+    """The file of a valid clip: a hand's and an object's points drifting in front of a camera, 32 x 24 pixels.
+
+    ``count``: points in each frame, even.
+    """
     rng = np.random.default_rng(seed)
-    points = rng.uniform(-0.2, 0.2, (1, 16, 3)) + [0, 0, 2] + np.linspace(0, 0.1, frames)[:, None, None]
+    points = rng.uniform(-0.2, 0.2, (1, count, 3)) + [0, 0, 2] + np.linspace(0, 0.1, frames)[:, None, None]
     points = points.astype(np.float32)
     K = np.tile(np.array([[30, 0, 16], [0, 30, 12], [0, 0, 1]], np.float32), (frames, 1, 1))
     camera = np.tile(np.eye(4, dtype=np.float32), (frames, 1, 1))
     picture = rng.integers(0, 255, (24, 32, 3), np.uint8)
     view = View(
-        "camera", K, camera, np.ones((frames, 16), bool), np.zeros((frames, 24, 32), np.uint8), encode_png(picture)
+        "camera", K, camera, np.ones((frames, count), bool), np.zeros((frames, 24, 32), np.uint8), encode_png(picture)
     )
     return clip_bytes(
         Clip(
             points=points,
-            point_entity=np.repeat(np.array([0, 1], np.uint8), 8),
-            tracks=points[:, ::4].copy(),
+            point_entity=np.repeat(np.array([0, 1], np.uint8), count // 2),
+            tracks=points[:, :16:4].copy(),
             track_visible=np.ones((frames, 4), bool),
             views=[view],
             entities=(Entity("hand", "right_hand"), Entity("mug", "object")),
