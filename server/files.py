@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def write_private(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -155,10 +161,12 @@ class Home:
             path = folder / name
             if not path.is_file() or path.stat().st_size == 0:
                 raise FileNotFoundError(f"the worker said it was done, but {name} is missing or empty")
-        for path in folder.iterdir():
-            with open(path, "r+b") as file:
-                os.fsync(file.fileno())
-        sync_folder(folder)
+        # All at once, for a disk takes them together; one after another they keep the next job waiting.
+        with ThreadPoolExecutor(8) as pool:
+            waits = [*(pool.submit(_sync_file, path) for path in folder.iterdir())]
+            waits += [pool.submit(sync_folder, path) for path in (folder, self.jobs)]
+            for wait in waits:
+                wait.result()
         if self.has_result(job):  # of an attempt that was taken for lost: the same request, so the same video
             shutil.rmtree(folder, ignore_errors=True)
             return self.result_bytes(job)
