@@ -3,9 +3,12 @@
 
     .venv/bin/python benchmarks/server_throughput.py --workers 2 --jobs 6
     .venv/bin/python benchmarks/server_throughput.py --only-costs
+    .venv/bin/python benchmarks/server_throughput.py --only-nodes --nodes 2
 
 First the same jobs with the same model by one worker with one thread, by one worker with all cores and by k workers
-that share them, each with its model loaded, from the first job's start to the last one's end.
+that share them, each with its model loaded, from the first job's start to the last one's end. With ``--nodes``
+(or ``--only-nodes``) the same on a Ray cluster whose nodes are process groups of this machine with one core each: one
+process without Ray, one node, and k nodes.
 
 Then what the server itself costs: jobs that take no time, with few and with many progress reports, give its processor
 time per job and per report, and how long a worker stands idle between two jobs. From these follows the share of one
@@ -19,6 +22,7 @@ import argparse
 import heapq
 import os
 import statistics
+import sys
 import tempfile
 import time
 import uuid
@@ -26,16 +30,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from servers import cpu_seconds, make_clip, running_server
+from servers import ROOT, cpu_seconds, make_clip, running_server
 
 from server.scheduler import Scheduler
 from server.slot import REPORTS_A_SECOND
 from server.store import Store
 
 
-def throughput(model: str, workers: int, threads: int, jobs: int, steps: int | None) -> tuple[float, float]:
+def throughput(model: str, workers: int, threads: int, jobs: int, steps: int | None, *more: str) -> tuple[float, float]:
     """(jobs a minute, seconds per job as each worker sees it)."""
-    arguments = ("--model", model, "--workers", str(workers), "--preload")
+    arguments = ("--model", model, "--workers", str(workers), "--preload", *more)
     with running_server(*arguments, OMP_NUM_THREADS=str(threads)) as server:
         ids = server.wait_for_workers(workers, server.get("/v1/health")["default_model"])
         assert len(ids) == workers
@@ -45,6 +49,24 @@ def throughput(model: str, workers: int, threads: int, jobs: int, steps: int | N
         span = max(view["finished_at"] for view in views) - min(view["started_at"] for view in views)
         alone = statistics.median(view["finished_at"] - view["started_at"] for view in views)
     return 60 * jobs / span, alone
+
+
+def print_nodes(model: str, nodes: int, jobs: int, steps: int | None) -> None:
+    """Beside one process of this machine, in the same run: what the way over Ray costs, and what k nodes make."""
+    sys.path.insert(0, str(ROOT))
+    from tests.server.raykit import RayCluster
+
+    print(f"{jobs} jobs, {os.cpu_count()} cores\n| where | workers | jobs a minute | s per job | x the node |")
+    print("|---|---|---|---|---|")
+    rows = [("one process, without Ray", 1, throughput(model, 1, 1, jobs, steps))]
+    with tempfile.TemporaryDirectory(prefix="hvg3d-bench-") as folder, RayCluster(Path(folder)) as cluster:
+        for count in dict.fromkeys((1, nodes)):
+            while len(cluster.nodes) < count:
+                cluster.add_node(1)
+            made = throughput(model, count, 1, jobs, steps, "--ray", cluster.address)
+            rows.append((f"Ray, {count} node{'s' if count > 1 else ''} of one core", count, made))
+    for where, workers, (rate, seconds) in rows:
+        print(f"| {where} | {workers} | {rate:.2f} | {seconds:.2f} | {rate / rows[1][2][0]:.2f} |")
 
 
 @dataclass(frozen=True)
@@ -139,7 +161,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="denoising steps (the model's own)")
     parser.add_argument("--cost-jobs", type=int, default=200)
     parser.add_argument("--only-costs", action="store_true")
+    parser.add_argument("--nodes", type=int, help="compare so many nodes of a Ray cluster with one, too")
+    parser.add_argument("--only-nodes", action="store_true")
     given = parser.parse_args()
+    if given.nodes or given.only_nodes:
+        print_nodes(given.model, given.nodes or 2, given.jobs, given.steps)
+        if given.only_nodes:
+            return
+        print()
     if not given.only_costs:
         cores = os.cpu_count() or 1
         print(f"{given.jobs} jobs, {cores} cores\n| workers | threads each | jobs a minute | s per job | x the first |")

@@ -46,7 +46,7 @@ class Slot:
         self.stop_note = "the server was stopped while generating"
         """Why a job goes back when this slot's task is cancelled."""
         self.is_retired = False
-        """Its place is gone: its task is cancelled, and ends also where the cancelling came too late to be seen."""
+        """Its task is cancelled for good. Before Python 3.12 wait_for swallows a cancel that comes with a result."""
         self._wake = asyncio.Event()
         self._worker: WorkerHandle | None = None
         self._job: Job | None = None
@@ -149,6 +149,10 @@ class Slot:
         finally:
             self._worker = self._job = self._hung = None
 
+    def _check_retired(self) -> None:
+        if self.is_retired:
+            raise asyncio.CancelledError
+
     def _seconds(self) -> float:
         """What the client is charged for the attempt."""
         return time.monotonic() - self._since
@@ -158,6 +162,7 @@ class Slot:
             message = await asyncio.wait_for(worker.receive(), _READY_SECONDS)
         except TimeoutError:
             raise WorkerGone("it did not start") from None
+        self._check_retired()
         if message is None:
             raise WorkerGone("it ended while starting")
         self._failed_starts = 0
@@ -259,6 +264,7 @@ class Slot:
                 self._hung = f"for {limit:g} seconds, in phase '{phase}' at step {step} of {total}"
                 worker.kill()
                 raise WorkerGone(f"no progress {self._hung}") from None
+            self._check_retired()
             if message is None:
                 raise WorkerGone("it ended while generating")
             if message["type"] == "progress":

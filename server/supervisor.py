@@ -68,6 +68,8 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Running jobs go back to the queue; the next start takes them up again."""
+        for slot in self.slots:
+            slot.is_retired = True
         tasks = [*self._background, *self._tasks.values()]
         for task in tasks:
             task.cancel()
