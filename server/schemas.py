@@ -7,7 +7,7 @@ import hashlib
 import json
 import uuid
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
@@ -42,6 +42,12 @@ class GenerationRequest(BaseModel):
     num_inference_steps: int | None = Field(None, ge=1, le=1000, description="none: the model's own")
     guidance_scale: float | None = Field(None, ge=0, le=50, description="none: the model's own")
     num_frames: int | None = Field(None, ge=1, le=1001, description="1 or 8k+1; none: the model's own")
+    length: Literal["resample", "windows"] = Field(
+        "resample", description="num_frames spread over the clip, or every frame of it in windows of num_frames"
+    )
+    fps: float | None = Field(
+        None, gt=0, le=240, description="frames a second of a result in windows; none: the clip's"
+    )
     control_scale: float = Field(1.0, ge=0, le=10, description="strength of points and tracks")
     use_points: bool = True
     use_tracking: bool = True

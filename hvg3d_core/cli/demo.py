@@ -106,7 +106,11 @@ def run_demo(out: Path, *, seed: int, model: str, shipped_clip: bool) -> None:
         typer.echo("generating ...")
         with clock.part("server: load, generate, encode"):
             job = run_job(
-                client, clip_path, lambda sha: GenerationRequest(sha, seed=seed), Narrator(typer.echo), "demo"
+                client,
+                clip_path,
+                lambda sha: GenerationRequest(sha, seed=seed, length="windows"),
+                Narrator(typer.echo),
+                "demo",
             )
             client.download(job.id, "video.mp4", out / "real.mp4")
             metadata = json.loads(client.download(job.id, "metadata.json", out / "real.json").read_text("utf-8"))

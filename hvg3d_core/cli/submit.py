@@ -22,6 +22,8 @@ def submit(
     steps: Annotated[int | None, typer.Option(help="denoising steps; the model's default if left out")] = None,
     guidance: Annotated[float | None, typer.Option(help="guidance scale; the model's default if left out")] = None,
     num_frames: Annotated[int | None, typer.Option(help="1 or 8k+1; the model's own if left out")] = None,
+    length: Annotated[str, typer.Option(help="resample, or windows: every frame of the clip")] = "resample",
+    fps: Annotated[float | None, typer.Option(help="frames a second, with windows; the clip's if left out")] = None,
     control_scale: Annotated[float, typer.Option(help="strength of the 3D conditions")] = 1.0,
     label: Annotated[str | None, typer.Option(help="what to call it in the queue; the file's name")] = None,
     priority: Annotated[int, typer.Option(help="-100 to 100, among your own jobs")] = 0,
@@ -43,6 +45,8 @@ def submit(
             num_inference_steps=steps,
             guidance_scale=guidance,
             num_frames=num_frames,
+            length=length,
+            fps=fps,
             control_scale=control_scale,
         )
         job = client.submit(request, label=label or clip.name.removesuffix(".clip.safetensors"), priority=priority)

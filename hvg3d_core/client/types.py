@@ -28,6 +28,8 @@ class GenerationRequest:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     num_frames: int | None = None
+    length: str = "resample"  # or "windows"
+    fps: float | None = None
     control_scale: float = 1.0
     use_points: bool = True
     use_tracking: bool = True
