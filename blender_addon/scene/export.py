@@ -190,18 +190,21 @@ class _PoseReader:
                     self.armatures.append(rig)
             if entity.role == "object" and entity.objects:
                 self.rigid.append(scene.objects[entity.objects[0]])
+        counts = [len(rig.pose.bones) for rig in self.armatures]
+        self._heads = [(np.empty(3 * count, np.float32), np.empty((count, 3))) for count in counts]  # own space, world
         self.joint_names = [f"{rig.name}/{bone.name}" for rig in self.armatures for bone in rig.pose.bones]
 
     def joints(self, depsgraph: bpy.types.Depsgraph) -> np.ndarray | None:
         """Heads of the bones, J x 3, world space; None without armatures."""
-        heads = []
-        for armature in self.armatures:
+        if not self.armatures:
+            return None
+        for armature, (local, heads) in zip(self.armatures, self._heads, strict=True):
             rig = armature.evaluated_get(depsgraph)
-            local = np.empty(3 * len(rig.pose.bones), np.float32)
             rig.pose.bones.foreach_get("head", local)
-            matrix = matrix_array(rig.matrix_world)
-            heads.append(local.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])
-        return (np.concatenate(heads) * self.unit_scale).astype(np.float32) if heads else None
+            matrix = self.unit_scale * matrix_array(rig.matrix_world)
+            np.matmul(local.reshape(-1, 3), matrix[:3, :3].T, out=heads)
+            heads += matrix[:3, 3]
+        return np.concatenate([heads for _, heads in self._heads], dtype=np.float32)
 
     def objects(self, depsgraph: bpy.types.Depsgraph) -> np.ndarray | None:
         """Object to world, K x 4 x 4, in the order of the entities with role "object"; None without any."""

@@ -271,8 +271,11 @@ class ClipBuilder:
             if not own:
                 raise ClipError(f"entity {entity.name!r}: it has no mesh; give it one, or leave the entity out")
             starts = np.cumsum([0] + [len(meshes[number].vertices) for number in own]).tolist()
-            triangles = np.concatenate([meshes[n].triangles + start for n, start in zip(own, starts, strict=False)])
-            vertices = np.concatenate([meshes[number].world_vertices() for number in own])
+            if len(own) == 1:
+                triangles, vertices = meshes[own[0]].triangles, meshes[own[0]].world_vertices()
+            else:
+                triangles = np.concatenate([meshes[n].triangles + start for n, start in zip(own, starts, strict=False)])
+                vertices = np.concatenate([meshes[number].world_vertices() for number in own])
             try:
                 whole = bind_surface(vertices, triangles, self.points_per_entity, rng)
             except ClipError as error:

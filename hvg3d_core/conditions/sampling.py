@@ -11,7 +11,7 @@ import numpy as np
 
 from .clip import ClipError
 
-_PIECE = 1 << 12  # triangles at once
+_PIECE = 1 << 12  # triangles at once, so that all that is known of them stays in the cache
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,18 @@ def triangle_areas(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def _areas_and_extent(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, float]:
-    """Areas, and the longest side of the box round all triangles; in pieces that stay in the cache."""
+    """Areas, and the longest side of the box round all triangles."""
     axes = np.ascontiguousarray(np.asarray(vertices).T, np.float64)
     areas = np.empty(len(triangles))
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for start in range(0, len(triangles), _PIECE):
         corners = np.ascontiguousarray(triangles[start : start + _PIECE].T, np.intp)
-        at = np.take(axes, corners, axis=1)  # coordinate, corner, triangle
-        low, high = np.minimum(low, at.min((1, 2))), np.maximum(high, at.max((1, 2)))
-        x1, y1, z1 = at[:, 1] - at[:, 0]
-        x2, y2, z2 = at[:, 2] - at[:, 0]
+        sides = []
+        for axis, row in enumerate(axes):
+            at = np.take(row, corners)
+            low[axis], high[axis] = min(low[axis], at.min()), max(high[axis], at.max())
+            sides.append(at[1:] - at[0])
+        (x1, x2), (y1, y2), (z1, z2) = sides
         x, y, z = y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2
         areas[start : start + _PIECE] = 0.5 * np.sqrt(x * x + y * y + z * z)
     return areas, float((high - low).max())
@@ -106,7 +108,9 @@ def bind_surface(vertices: np.ndarray, triangles: np.ndarray, count: int, rng: n
         raise ClipError(f"mesh: its {len(triangles)} triangles have no area ({total:.3g} m2); check its scale")
     position = (np.arange(count) + rng.random(count)) * (total / count)
     # side="right" steps over triangles without area
-    triangle = np.minimum(np.searchsorted(cumulative, position, side="right"), np.flatnonzero(areas)[-1])
+    triangle = np.searchsorted(cumulative, position, side="right")
+    if triangle[-1] >= np.searchsorted(cumulative, total):  # rounded up beyond the last that has one
+        triangle = np.minimum(triangle, np.flatnonzero(areas)[-1])
     root, other = np.sqrt(rng.random(count)), rng.random(count)
     weights = np.stack([1.0 - root, root * (1.0 - other), root * other], axis=1)
     return SurfaceBinding(triangles[triangle].astype(np.int64), weights, triangle.astype(np.int64), len(vertices))
