@@ -86,7 +86,7 @@ def test_job_that_kills_its_worker_fails_at_last(mortal: RunningServer) -> None:
 def test_cancel_of_a_job_whose_worker_is_dying(mortal: RunningServer) -> None:
     clip = mortal.upload(tiny_clip())
     job = mortal.submit(clip, num_inference_steps=500, prompt="deaf")
-    mortal.wait(job, "running")
+    wait_for_steps(mortal, job)  # before the first step it still listens
     assert mortal.client.post(f"/v1/jobs/{job}/cancel").json()["state"] == "cancelling"
     kill_worker(mortal, job)
     assert mortal.wait(job)["state"] == "cancelled"

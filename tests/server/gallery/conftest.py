@@ -24,8 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def launched() -> Iterator[Any]:
+    """Only as long as these tests run: meanwhile Playwright keeps an event loop running in this thread."""
     with chromium.browser() as browser:
         yield browser
 
@@ -81,19 +82,19 @@ def submit(server: RunningServer, clip: str, label: str, **fields: Any) -> str:
     return job
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with RunningServer(tmp_path_factory.mktemp("home"), step_seconds=0.15) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def moving_clip(slow_server: RunningServer) -> str:
     """A clip with masks, so that its scene is a picture with things in it."""
     return slow_server.upload(tiny_clip(seed=7))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def finished(slow_server: RunningServer, moving_clip: str) -> str:
     """A finished job."""
     job = submit(slow_server, moving_clip, "Shot 1: a hand lifts a mug", seed=3)
