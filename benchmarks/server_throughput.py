@@ -180,7 +180,7 @@ def print_costs(jobs: int) -> None:
         idle = simulate(gpus, seconds, per_job)
         gap = few.idle / (seconds + few.idle)
         print(f"| {gpus:,} | {seconds} | {reports} | {load:.1%} | {idle:.2%} | {gap:.2%} |")
-    most = (1 - REPORTS_A_SECOND * report) / few.cpu
+    most = max(0.0, 1 - REPORTS_A_SECOND * report) / few.cpu
     print(f"\nwith all {REPORTS_A_SECOND} reports a second, one core gives out {most:.0f} jobs a second:")
     print(f"{most * 60:,.0f} GPUs at 60 s a job, {most * 300:,.0f} at 300 s")
 
