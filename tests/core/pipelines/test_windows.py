@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hvg3d_core.conditions import load_clip
+from hvg3d_core.conditions import load_clip, resample_indices
 from hvg3d_core.generate import GenerationRequest, generate, load_model
 from hvg3d_core.pipelines.windows import (
     Blend,
@@ -21,6 +21,7 @@ from hvg3d_core.pipelines.windows import (
     seam_ratio,
     window_starts,
 )
+from hvg3d_core.video import read_video
 
 from ..models.tiny import point_inputs, tiny_base, tiny_model, trained
 from .test_pipeline import PIXELS, TEXT, arguments, build, parts  # noqa: F401 - a fixture
@@ -180,6 +181,9 @@ def test_nano_makes_three_windows_without_a_seam() -> None:
     assert result.frames.shape == (33, 128, 192, 3)
     assert len(result.frames) / result.fps == pytest.approx(clip.num_frames / clip.fps)
     assert len(set(result.metadata["scene_frames"])) == 33
+    scene, _ = read_video(DEMO_CLIP.with_name("scene.mp4"))
+    scene = scene[resample_indices(len(scene), 33)]
     for seam in seam_frames(9, 5, 2):
-        assert seam_ratio(result.frames, seam) <= 1.25
+        # The lift speeds up at one of the edges, in the scene as well: that is no seam.
+        assert seam_ratio(result.frames, seam) <= 1.25 * max(1.0, seam_ratio(scene, seam))
     assert np.array_equal(generate(model, clip, request).frames, result.frames)
