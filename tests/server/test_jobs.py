@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import time
 import io
 import json
+import time
 import uuid
 from pathlib import Path
 
