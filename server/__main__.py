@@ -29,6 +29,7 @@ from server.files import Home, HomeInUse, write_private
 from server.link import LinkError, make_link
 from server.models import ModelError
 from server.options import add_options, read_options
+from server.parent import Parent
 from server.protocol import PatientProtocol
 from server.security import TokenError, is_loopback, read_or_create_token
 from server.store import Store, StoreError
@@ -70,6 +71,12 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._context.events.close)
+
+    def leave(self) -> None:
+        """As at an interrupt. From any thread."""
+        self.should_exit = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._context.events.close)
 
@@ -219,6 +226,9 @@ def run(settings: Settings) -> None:
     if settings.clean_up_dry_run:
         print_clean_up(settings)
         return
+    parent = Parent() if settings.with_parent else None
+    if parent is not None:
+        parent.watch()
     home = Home(settings.home)
     home.lock()
     token = read_or_create_token(settings.token_path)
@@ -249,6 +259,8 @@ def run(settings: Settings) -> None:
         server_header=False,
     )
     server = Server(config, context, url, port)
+    if parent is not None:
+        parent.on_gone(server.leave)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[sock])
     home.unlock()

@@ -87,6 +87,8 @@ class Settings:
     tls_key: Path | None = None
     log_format: str = "text"
     log_level: str = "info"
+    with_parent: bool = False
+    """End with the program that started this one, see :mod:`server.parent`."""
     task: str = "serve"
     """Or ``check``, or ``link``: say something and leave."""
 

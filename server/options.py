@@ -50,6 +50,13 @@ def add_options(parser: argparse.ArgumentParser, defaults: Settings) -> None:
     logs = parser.add_argument_group("logs (on standard error)")
     logs.add_argument("--log-format", choices=FORMATS, default=defaults.log_format, help="(%(default)s)")
     logs.add_argument("--log-level", choices=_LEVELS, default=defaults.log_level, help="(%(default)s)")
+    started = parser.add_argument_group("started by another program")
+    started.add_argument(
+        "--with-parent",
+        action="store_true",
+        help="end when standard input ends, as it does with the program that holds its other end; "
+        "the lines 'stay' and 'leave' say otherwise",
+    )
     other = parser.add_argument_group("instead of serving")
     other.add_argument("--check", action="store_true", help="look for what would go wrong, and say what to do")
     other.add_argument("--link", action="store_true", help="print a link to the page of the server that uses this home")
@@ -80,6 +87,7 @@ def read_options(given: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         "tls_key": key,
         "log_format": given.log_format,
         "log_level": given.log_level,
+        "with_parent": given.with_parent,
         "task": "check" if given.check else "link" if given.link else "serve",
     }
 
