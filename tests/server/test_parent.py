@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that was started by another program ends with it, and so does its worker, whatever happens to the program."""
+"""A server that was started by another program ends with it, and so does its worker, however that program ends."""
 
 from __future__ import annotations
 
