@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from .evaluate import evaluate
 from .generate import generate
 from .models import app as models_app
 from .submit import submit
@@ -100,18 +101,30 @@ def train(
     run_stages(tuple(stage or loaded.stages), loaded, data, out)
 
 
-@app.command(name="eval")
-def evaluate_command(
-    data: Annotated[Path, typer.Option(help="folder of held-out clips")] = Path("data/nano/heldout"),
-    model: Annotated[str, typer.Option(help="a model's id or folder")] = "nano",
-    limit: Annotated[int | None, typer.Option(help="only the first so many clips")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    out: Annotated[Path, typer.Option(help="folder for table.md, table.json and strips")] = Path("out/eval"),
+@app.command()
+def ablation(
+    variant: Annotated[list[str] | None, typer.Option(help="only these; all of the configuration if left out")] = None,
+    config: Annotated[Path | None, typer.Option(help="a TOML file with variants; the shipped one if left out")] = None,
+    data: Annotated[Path, typer.Option(help="folder with train/ clips")] = Path("data/nano"),
+    run: Annotated[Path | None, typer.Option(help="run whose VAE, base and cache are used; DATA/run")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the variants; DATA/ablation")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="of each variant, in place of the configuration's")] = None,
 ) -> None:
-    """PSNR on held-out clips, with the conditions and without them."""
-    from ..evaluation.heldout import evaluate
+    """Train every variant of the control branch on the same base, data, steps and seed; goes on where it was killed."""
+    from ..training.ablation import load_variants, run_ablation
+    from ..training.config import ConfigError
 
-    typer.echo(evaluate(data, model_name=model, limit=limit, seed=seed, out=out).markdown())
+    known = load_variants(config, steps=steps)
+    wanted = variant or list(known)
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(f"variant {unknown[0]!r} is not known: use one of {', '.join(known)}")
+    out = out or data / "ablation"
+    folders = run_ablation([known[name] for name in wanted], run or data / "run", data, out)
+    models = " ".join(f"--model {folder.parent.name}={folder}" for folder in folders)
+    typer.echo(f"compare them: hvg3d eval --data {data / 'heldout'} {models}")
+
+
+app.command(name="eval")(evaluate)
 
 
 data_app = typer.Typer(help="Training data.", no_args_is_help=True)
@@ -130,11 +143,20 @@ def run() -> None:
     from ..checkpoints.registry import ModelError
     from ..client.errors import ClientError
     from ..conditions import ClipError
+    from ..evaluation.errors import EvaluationError
     from ..training.config import ConfigError, TrainingError
 
     try:
         app()
-    except (ClientError, ClipError, ModelError, FileNotFoundError, ConfigError, TrainingError) as error:
+    except (
+        ClientError,
+        ClipError,
+        ModelError,
+        FileNotFoundError,
+        ConfigError,
+        TrainingError,
+        EvaluationError,
+    ) as error:
         typer.secho(f"hvg3d: {error}", fg="red", err=True)
         sys.exit(1)
 

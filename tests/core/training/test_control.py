@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from hvg3d_core.conditions import load_clip
-from hvg3d_core.evaluation.metrics import masked_psnr
+from hvg3d_core.evaluation.frame_metrics import masked_psnr
 from hvg3d_core.generate import GenerationRequest, generate, load_model
 from hvg3d_core.training.cache import load_cache
 from hvg3d_core.training.config import ConfigError, ControlStage, HardwareConfig, TrainingError, load_config

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from hvg3d_core.cli.main import app
 from hvg3d_core.conditions import ClipError, load_clip, network_inputs, project
-from hvg3d_core.evaluation.heldout import evaluate
+from hvg3d_core.evaluation.evaluate import Plan, evaluate
 from hvg3d_core.generate import Cancelled, GenerationRequest, generate, load_model, write_result
 from hvg3d_core.training.augment import mirror, recolour, reverse, zoom
 from hvg3d_core.training.cache import load_cache
@@ -152,12 +152,13 @@ def test_a_wrong_frame_count_names_the_nearest(run):
 
 
 def test_evaluation_prints_every_variant(run, tmp_path):
-    table = evaluate(run / "data" / "heldout", model_name=str(run / "out" / "packed"), out=tmp_path)
+    plan = Plan(run / "data" / "heldout", tmp_path, models=(str(run / "out" / "packed"),), metrics=("psnr",))
+    results = evaluate(plan)
     text = (tmp_path / "table.md").read_text()
-    for name in ("repeat the reference frame", "conditions dropped", "tracking only", "points only"):
-        assert name in text
-        assert len(table.region[name]) == 1
-    assert table.region["conditions dropped"] != table.region["points and tracking"]
+    for name in ("repeat", "packed/full", "packed/points", "packed/tracking", "packed/dropped", "packed/vae"):
+        assert f"| {name} |" in text
+        assert len(results.values[name]["psnr.region"]) == 1
+    assert results.values["packed/dropped"]["psnr.region"] != results.values["packed/full"]["psnr.region"]
 
 
 def test_stages_resume_without_work(run, capsys):
