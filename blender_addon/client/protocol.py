@@ -93,6 +93,7 @@ class JobStatus:
     note: str = ""
     error: str = ""
     remedy: str = ""
+    code: str = ""  # of the error
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> JobStatus:
@@ -107,4 +108,5 @@ class JobStatus:
             note=str(value.get("note") or ""),
             error=str(error.get("message") or ""),
             remedy=str(error.get("remedy") or ""),
+            code=str(error.get("code") or ""),
         )

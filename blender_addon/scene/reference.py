@@ -22,7 +22,7 @@ def render_reference(scene: bpy.types.Scene, camera: bpy.types.Object, frame: in
     with preserved(scene) as settings, tempfile.TemporaryDirectory(prefix="hvg3d_") as folder:
         path = Path(folder) / "reference.png"
         # A filled sequencer would be rendered instead of the scene, a border would leave the rest black.
-        for name in ("use_border", "use_multiview", "use_sequencer"):
+        for name in ("use_border", "use_multiview", "use_sequencer", "use_stamp"):
             settings.set(scene.render, name, False)
         _png_output(settings, scene, path, width, height)
         for marker in scene.timeline_markers:
@@ -32,11 +32,25 @@ def render_reference(scene: bpy.types.Scene, camera: bpy.types.Object, frame: in
         scene.camera = camera
         _render_still(scene)
         try:
-            return path.read_bytes()
+            return without_notes(path.read_bytes())
         except OSError as error:
             raise ClipError(
                 f"reference: frame {frame} could not be rendered ({error}); see Blender's console, or give a picture"
             ) from error
+
+
+def without_notes(png: bytes) -> bytes:
+    """A PNG without its text and time chunks (PNG specification, section 11.3.3 and 11.3.6).
+
+    Blender notes there when, where and how fast it has rendered, so that no two files of one picture are the same.
+    """
+    kept, at = [png[:8]], 8
+    while at < len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        if png[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"tIME"):
+            kept.append(png[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def reference_from_image(path: str | Path, width: int, height: int) -> bytes:
