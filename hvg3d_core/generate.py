@@ -30,6 +30,7 @@ from .pipelines import (
 from .pipelines.acceleration import arithmetic, check_precision, weights_dtype
 from .pipelines.memory import check_mode, choose_mode, free_bytes, memory_guard, release
 from .pipelines.memory_needs import memory_needs
+from .pipelines.preview import LatentPreview, reference_scale
 from .pipelines.windows import REFERENCES, Timeline, carry_over, count_windows, plan_timeline
 from .video import write_mp4
 
@@ -206,11 +207,14 @@ def generate(
     carried = windowed and request.window_reference == "generated"
     windows = count_windows(timeline.made, num_frames, request.window_overlap) if carried else 1
     total = steps * windows
+    image = reference or reference_image(clip, entry.width, entry.height)
+    preview = LatentPreview(np.asarray(image.convert("RGB").resize((entry.width, entry.height))))
 
     def after_step(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if should_cancel is not None and should_cancel():
             raise Cancelled
-        report("denoise", step + 1, total, None)
+        picture = None if on_progress is None else _preview(preview, pipeline, tensors)
+        report("denoise", step + 1, total, picture)
         if step + 1 == total:
             report("decode", 0, 1, None)
         return tensors
@@ -219,7 +223,7 @@ def generate(
         raise Cancelled
     report("denoise", 0, total, None)
     arguments: dict[str, Any] = {
-        "image": reference or reference_image(clip, entry.width, entry.height),
+        "image": image,
         "prompt": prompt,
         "negative_prompt": request.negative_prompt,
         "height": entry.height,
@@ -234,6 +238,7 @@ def generate(
         "control_end": request.control_end,
         "output_type": "np",
         "callback_on_step_end": after_step,
+        "callback_on_step_end_tensor_inputs": ["latents", "clean_latents", "image_latents"],
         **conditions,
     }
     with memory_guard(model.memory_mode), arithmetic(model.precision, model.device):
@@ -268,6 +273,16 @@ def generate(
         "seconds": {"conditions": conditions_s, "total": time.perf_counter() - started},
     }
     return Result(frames, timeline.fps, metadata)
+
+
+def _preview(preview: LatentPreview, pipeline: HVG3DImageToVideoPipeline, tensors: dict[str, Any]) -> np.ndarray:
+    """The middle latent frame of what the step leads to, as a small picture."""
+    if not preview.fitted:
+        config = pipeline.vae.config
+        scale = reference_scale(config.scaling_factor, config.invert_scale_latents)
+        preview.fit(tensors["image_latents"][0, 0] * scale)
+    clean = tensors["clean_latents"][0]
+    return preview.draw(clean[len(clean) // 2])
 
 
 def _conditions(model: GenerationModel, clip: Clip, request: GenerationRequest, timeline: Timeline) -> dict[str, Any]:

@@ -35,6 +35,13 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
     """
 
     _optional_components: ClassVar[list[str]] = ["tokenizer", "text_encoder"]
+    # Beside diffusers' own, for previews: the latents that the step's prediction leads to without noise, and those of
+    # the image. Changing them changes nothing.
+    _callback_tensor_inputs: ClassVar[list[str]] = [
+        *CogVideoXImageToVideoPipeline._callback_tensor_inputs,
+        "clean_latents",
+        "image_latents",
+    ]
 
     def __init__(
         self,
@@ -265,11 +272,12 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
 
                 if isinstance(self.scheduler, CogVideoXDPMScheduler):
                     before = timesteps[i - 1] if i > 0 else None
-                    latents, old_clean = self.scheduler.step(
+                    latents, clean = self.scheduler.step(
                         prediction, old_clean, t, before, latents, **extra_step_kwargs, return_dict=False
                     )
+                    old_clean = clean
                 else:
-                    latents = self.scheduler.step(prediction, t, latents, **extra_step_kwargs, return_dict=False)[0]
+                    latents, clean = self.scheduler.step(prediction, t, latents, **extra_step_kwargs, return_dict=False)
                 latents = latents.to(dtype)
 
                 if callback_on_step_end is not None:
@@ -277,6 +285,8 @@ class HVG3DImageToVideoPipeline(CogVideoXImageToVideoPipeline):
                         "latents": latents,
                         "prompt_embeds": prompt_embeds,
                         "negative_prompt_embeds": negative_prompt_embeds,
+                        "clean_latents": clean,
+                        "image_latents": image_latents[:batch],
                     }
                     wanted = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                     changed = callback_on_step_end(self, i, t, wanted)
