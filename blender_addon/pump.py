@@ -10,21 +10,25 @@ import queue
 
 import bpy
 
-from .client.check import ServerStatus, start_check
-from .preferences import server_address
+from .client.check import ServerStatus
+from .preferences import care_settings, server_address
 from .result import show_result
 from .runtime import RUNTIME, Result
+from .server_care.care import CARE
 
 _INTERVAL = 0.2  # seconds
+_WATCH_INTERVAL = 1.0
+_status: ServerStatus | None = None  # the last that was taken from CARE
 
 
 def pump() -> bool:
     """Takes in what the threads have to say. Returns whether there may be more to come."""
-    changed = _take_server_answer()
+    changed = CARE.tick()
+    changed |= _take_server_status()
     changed |= _take_task_states()
     if changed:
         redraw()
-    return RUNTIME.server_answer is not None or RUNTIME.rendering
+    return CARE.active or RUNTIME.rendering
 
 
 def ensure_running() -> None:
@@ -40,15 +44,23 @@ def stop() -> None:
 
 def ask_server() -> None:
     """Finds out in the background whether the server is there. An answer from an address of before is not heard."""
-    RUNTIME.server = ServerStatus("checking", "Asking the server", "", RUNTIME.server.models)
-    RUNTIME.server_answer = start_check(server_address())
+    CARE.use(care_settings())
+    CARE.ask()
+    _take_server_status()
     ensure_running()
+
+
+def watch() -> float:
+    """A timer that never ends: looks after the server while nothing else goes on."""
+    if pump():
+        ensure_running()
+    return _WATCH_INTERVAL
 
 
 def redraw() -> None:
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type == "VIEW_3D":
+            if area.type in ("VIEW_3D", "PREFERENCES"):
                 area.tag_redraw()
 
 
@@ -56,14 +68,11 @@ def _tick() -> float | None:
     return _INTERVAL if pump() else None
 
 
-def _take_server_answer() -> bool:
-    if RUNTIME.server_answer is None:
+def _take_server_status() -> bool:
+    global _status
+    if CARE.status is _status:
         return False
-    try:
-        RUNTIME.server = RUNTIME.server_answer.get_nowait()
-    except queue.Empty:
-        return False
-    RUNTIME.server_answer = None
+    _status = RUNTIME.server = CARE.status
     return True
 
 

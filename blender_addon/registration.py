@@ -8,12 +8,14 @@ import atexit
 import bpy
 
 from . import preferences, properties, pump
-from .ops import export, grasp, hand, marking, server, setup
+from .ops import export, grasp, hand, marking, server, server_care, setup
 from .ops import overlay as overlay_ops
 from .overlay import display
 from .runtime import RUNTIME
+from .server_care.care import CARE
 from .ui import marks, render, shot
 from .ui import overlay as overlay_panel
+from .ui import server as server_panel
 
 _CLASSES = (
     *properties.CLASSES,
@@ -24,10 +26,12 @@ _CLASSES = (
     *overlay_ops.CLASSES,
     *export.CLASSES,
     *server.CLASSES,
+    *server_care.CLASSES,
     *marks.CLASSES,
     *shot.CLASSES,
     *overlay_panel.CLASSES,
     *render.CLASSES,
+    *server_panel.CLASSES,
     *preferences.CLASSES,
 )
 
@@ -49,6 +53,8 @@ def unregister() -> None:
     atexit.unregister(_at_exit)
     if bpy.app.timers.is_registered(_first_look):
         bpy.app.timers.unregister(_first_look)
+    if bpy.app.timers.is_registered(pump.watch):
+        bpy.app.timers.unregister(pump.watch)
     del bpy.types.Scene.hvg3d
     for cls in reversed(_CLASSES):
         bpy.utils.unregister_class(cls)
@@ -57,6 +63,10 @@ def unregister() -> None:
 def _first_look() -> None:
     display.after_load()
     pump.ask_server()
+    chosen = preferences.preferences()
+    if chosen is not None and chosen.start_with_blender and chosen.find_server == "HOME":
+        CARE.start()
+    bpy.app.timers.register(pump.watch, first_interval=1.0, persistent=True)
 
 
 def _at_exit() -> None:
@@ -69,5 +79,6 @@ def _at_exit() -> None:
 def _let_go() -> None:
     """Threads must be told before Python ends; jobs go on on the server."""
     pump.stop()
+    CARE.at_exit()
     if RUNTIME.task is not None:
         RUNTIME.task.detach()

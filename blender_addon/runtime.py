@@ -6,7 +6,6 @@ Plain Python rather than properties of a scene or window manager, so that undo, 
 
 from __future__ import annotations
 
-import queue
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +24,6 @@ class Result:
 @dataclass
 class Runtime:
     server: ServerStatus = field(default_factory=ServerStatus)
-    server_answer: queue.Queue[ServerStatus] | None = None
     exporting: str = ""  # what the export does; empty when none runs
     export_fraction: float = 0.0
     task: RenderTask | None = None

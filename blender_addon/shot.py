@@ -17,6 +17,8 @@ from .scene.cameras import extrinsics, intrinsics
 from .scene.export import EntityObjects, ExportSettings, clip_fps
 from .scene.reference import reference_from_image, reference_from_movie
 from .scene.surfaces import surfaces_of
+from .server_care.buttons import buttons as server_buttons
+from .server_care.care import CARE
 
 
 @dataclass(frozen=True)
@@ -295,10 +297,9 @@ def _model(scene: bpy.types.Scene) -> list[Check]:
 
 def _server() -> Check:
     server = RUNTIME.server
-    again = (Fix("Try Again", "hvg3d.check_server"), Fix("Preferences", "hvg3d.show_preferences"))
-    if server.state == "problem":
-        return Check(False, server.message, again, only_video=True)
-    return Check(True, server.message, () if server.state == "ready" else again[:1], only_video=True)
+    fixes = tuple(Fix(*button) for button in server_buttons(CARE, server))
+    ok = server.state not in ("problem", "starting")
+    return Check(ok, server.message, fixes, only_video=True)
 
 
 def in_camera(scene: bpy.types.Scene, entity) -> bool:

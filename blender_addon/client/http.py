@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import io
 import json
@@ -22,6 +23,7 @@ from .protocol import API_VERSION, ClientError, JobStatus, Missing, Model, Unaut
 TIMEOUT = 5.0  # seconds without an answer; the server answers from its database at once
 _UPLOAD_TIMEOUT = 60.0  # a pause in the middle of a large body, while the server writes
 _BLOCK = 256 * 1024
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 _UPLOAD_AGAIN = ("upload_taken_over", "wrong_offset", "too_many_uploads", "request_timeout")
 
 
@@ -58,9 +60,9 @@ class Address:
             written = json.loads(handshake.read_text("utf-8"))
             url, token = str(written["url"]), str(written["token"])
         except FileNotFoundError:
-            raise Unreachable(f"The HVG-3D server is not running (there is no {handshake})", start) from None
+            raise Unreachable(f"The HVG-3D server is not running (there is no {handshake})", start, "off") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Unreachable(f"{handshake} cannot be read: {error}", start) from None
+            raise Unreachable(f"{handshake} cannot be read: {error}", start, "off") from None
         return url.rstrip("/"), token
 
 
@@ -92,6 +94,7 @@ class Api:
             raise ClientError(
                 f"The server speaks {health['api']}, this add-on {API_VERSION}",
                 "Install the add-on and the server of the same release",
+                "version",
             )
         return health
 
@@ -185,6 +188,7 @@ class Api:
             raise ClientError(
                 f"Server address {url!r} is not an address",
                 "Write it as http://127.0.0.1:8765 in the add-on's preferences",
+                "address",
             )
         headers = {"Authorization": f"Bearer {token}", **headers} if token else headers
         try:
@@ -206,6 +210,7 @@ class Api:
             raise ClientError(
                 f"Server address {url!r} or its token cannot be used: {error}",
                 "Correct them in the add-on's preferences",
+                "address",
             ) from None
 
     def _refusal(self, url: str, error: urllib.error.HTTPError) -> ClientError:
@@ -227,7 +232,9 @@ class Api:
     @staticmethod
     def _stranger(url: str) -> ClientError:
         return ClientError(
-            f"What answers at {url} is not an HVG-3D server", "Correct the server's address in the add-on's preferences"
+            f"What answers at {url} is not an HVG-3D server",
+            "Correct the server's address in the add-on's preferences",
+            "stranger",
         )
 
 
@@ -246,15 +253,33 @@ def _copy_to(file: Any) -> Callable:
 
 def _unreachable(url: str, reason: Any) -> ClientError:
     start = "Start it with 'hvg3d serve', or correct its address in the add-on's preferences"
+    correct = "correct the address in the add-on's preferences"
     if isinstance(reason, ConnectionRefusedError):
-        return Unreachable(f"The HVG-3D server is not running at {url}", start)
+        return Unreachable(f"The HVG-3D server is not running at {url}", start, "refused")
     if isinstance(reason, ssl.SSLCertVerificationError):
         return ClientError(
             f"The certificate of {url} is not trusted ({reason.verify_message})",
-            "Have this computer trust its authority, or correct the address in the add-on's preferences",
+            f"Have this computer trust its authority, or {correct}",
+            "certificate",
+        )
+    if isinstance(reason, ssl.SSLError):
+        return ClientError(
+            f"What answers at {url} does not speak TLS ({(reason.reason or str(reason)).replace('_', ' ').lower()})",
+            f"If it has no certificate, write http:// instead of https://: {correct}",
+            "tls",
         )
     if isinstance(reason, TimeoutError):
-        return Unreachable(f"The server at {url} does not answer", "See whether it is busy or behind a firewall")
+        return Unreachable(
+            f"The server at {url} does not answer", "See whether it is busy or behind a firewall", "timeout"
+        )
     if isinstance(reason, socket.gaierror):
-        return Unreachable(f"There is no computer of the name in {url}", start)
-    return Unreachable(f"The connection to {url} broke ({reason or type(reason).__name__})", start)
+        return Unreachable(
+            f"There is no computer of the name in {url}",
+            f"See whether this computer is online and the name is right, or {correct}",
+            "name",
+        )
+    if isinstance(reason, OSError) and reason.errno in _NO_WAY:
+        return Unreachable(
+            f"There is no way to {url} ({reason.strerror})", f"See whether you are online, or {correct}", "no_way"
+        )
+    return Unreachable(f"The connection to {url} broke ({reason or type(reason).__name__})", start, "broken")

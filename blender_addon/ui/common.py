@@ -7,7 +7,6 @@ import textwrap
 
 import bpy
 
-from ..runtime import RUNTIME
 from ..shot import Check
 
 
@@ -50,14 +49,3 @@ def draw_check(layout, check: Check, width: int) -> None:
         row.label(text="", icon="BLANK1")
         for fix in check.fixes:
             draw_operator(row, fix.operator, text=fix.label, **fix.properties)
-
-
-def draw_server(layout) -> None:
-    """State of the server with a button to ask again, for the preferences."""
-    server = RUNTIME.server
-    row = layout.row()
-    icon = {"ready": "CHECKMARK", "problem": "ERROR"}.get(server.state, "QUESTION")
-    row.label(text=server.message, icon=icon)
-    row.operator("hvg3d.check_server", text="", icon="FILE_REFRESH")
-    if server.remedy:
-        layout.label(text=server.remedy, icon="BLANK1")
