@@ -4,7 +4,7 @@
 To decode even one latent frame takes the nano half of a step. But latents of CogVideoX's VAE are, to a first
 approximation, linear in the picture they stand for, and every generation has one picture together with its latents: the
 reference. A linear map from the latents around a place to the block of pixels at that place is fitted to it by least
-squares (a few hundred to some thousand equations, once), and then applied to the clean latents that the network predicts.
+squares (a few hundred to some thousand equations, once), then applied to the clean latents that the network predicts.
 So there is nothing to train, to ship or to choose for each VAE, and the colours are those of the shot.
 """
 
