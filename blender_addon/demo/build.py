@@ -57,8 +57,20 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Clutter:
+    """A thing that stands about and is not followed; pose 4×4."""
+
+    shape: ObjectShape
+    pose: np.ndarray
+    surface: Surface
+
+
+@dataclass(frozen=True)
 class ScenePlan:
-    """A scene before it is in Blender. object_pose 4×4: where the object stands before it is moved."""
+    """A scene before it is in Blender. object_pose 4×4: where the object stands before it is moved.
+
+    view: "front", or "first_person" for a camera above the arm.
+    """
 
     side: str
     hand: HandModel
@@ -71,6 +83,8 @@ class ScenePlan:
     look: Look
     prompt: str
     fps: int = 24
+    clutter: tuple[Clutter, ...] = ()
+    view: str = "front"
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,11 @@ def build_scene(plan: ScenePlan) -> DemoScene:
     thing = rig.add_object(
         plan.shape, plan.shape.family.capitalize(), make_material(plan.shape.family.capitalize(), look.thing)
     )
+    for number, other in enumerate(plan.clutter, 1):
+        title = f"Clutter {number}"
+        standing = rig.add_object(other.shape, title, make_material(title, other.surface))
+        standing.location = other.pose[:3, 3].tolist()
+        standing.rotation_quaternion = rig.to_matrix(other.pose).to_quaternion()
     _animate(plan, armature, thing)
     _add_room(look, plan.camera)
     _add_sun(look)

@@ -11,7 +11,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-MOTIONS = ("lift", "tilt", "turn", "push", "towards_camera", "hand_passes_in_front")
+MOTIONS = (
+    "lift",
+    "tilt",
+    "turn",
+    "push",
+    "towards_camera",
+    "hand_passes_in_front",
+    "pour",
+    "turn_over",
+    "push_in_depth",
+)
+HELDOUT_MOTIONS = ("pour", "turn_over", "push_in_depth")
+TRAIN_MOTIONS = tuple(motion for motion in MOTIONS if motion not in HELDOUT_MOTIONS)
 
 
 @dataclass(frozen=True)

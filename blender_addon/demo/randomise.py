@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .build import CameraPlan, DemoScene, ScenePlan, build_scene
+from .clutter import random_clutter
+from .families import HELDOUT_FAMILIES, TRAIN_FAMILIES, make_object
 from .framing import fit_camera, hand_points, object_matrices, object_points, seen_at, share_in_sight
 from .grasp import CONTACT, Grasp, grasp, open_hand, side_wrist, top_wrist
 from .hand import FINGERS, JOINTS, HandModel, HandShape, load_hand
 from .looks import random_look
-from .motion import Motion, MotionPlan, plan_motion
-from .objects import FAMILIES, ObjectShape, make_object
+from .motion import HELDOUT_MOTIONS, TRAIN_MOTIONS, Motion, MotionPlan, plan_motion
+from .objects import ObjectShape
 
 FAMILY_WEIGHTS = {
     "mug": 0.35,
@@ -34,6 +36,12 @@ MOTION_WEIGHTS = {
     "towards_camera": 0.12,
     "hand_passes_in_front": 0.12,
 }
+SPLITS = ("train", "heldout")
+# What of a held-out clip was never trained on: the object's family, the motion, or both.
+_HELDOUT_KINDS = {"family": 0.45, "motion": 0.35, "both": 0.2}
+VIEWS = ("front", "first_person")
+FIRST_PERSON_SHARE = 0.3
+PUSHES = ("push", "push_in_depth")
 _VERBS = {
     "lift": "lifts",
     "tilt": "tilts",
@@ -41,6 +49,9 @@ _VERBS = {
     "push": "pushes",
     "towards_camera": "brings closer",
     "hand_passes_in_front": "passes in front of",
+    "pour": "pours from",
+    "turn_over": "turns over",
+    "push_in_depth": "pushes",
 }
 MAX_PENETRATION = 0.003
 MAX_PROMPT = 60
@@ -58,35 +69,55 @@ class _Setting:
     shape: ObjectShape
     camera_azimuth: float
     motion: str
+    view: str
 
 
-def random_plan(seed: int, frames: int = 17, attempts: int = 10) -> ScenePlan:
-    """The scene of a seed; SceneError when none of the attempts passes its checks."""
+def random_plan(seed: int, frames: int = 17, attempts: int = 10, split: str = "train") -> ScenePlan:
+    """The scene of a seed; SceneError when none of the attempts passes its checks.
+
+    ``split`` is one of SPLITS: scenes of ``heldout`` have a family, a motion or both that ``train`` never has.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
     problem = ""
     for attempt in range(attempts):
         try:
-            return _attempt(np.random.default_rng(seed), np.random.default_rng([seed, attempt]), frames)
+            return _attempt(np.random.default_rng(seed), np.random.default_rng([seed, attempt]), frames, split)
         except SceneError as error:
             problem = str(error)
     raise SceneError(f"seed {seed}: {problem} (last of {attempts} attempts)")
 
 
-def random_scene(seed: int, frames: int = 17) -> DemoScene:
+def random_scene(seed: int, frames: int = 17, split: str = "train") -> DemoScene:
     """Build the scene of a seed in the current Blender scene, which should be empty."""
-    return build_scene(random_plan(seed, frames))
+    return build_scene(random_plan(seed, frames, split=split))
 
 
-def _attempt(kinds: np.random.Generator, rng: np.random.Generator, frames: int) -> ScenePlan:
+def family_and_motion(kinds: np.random.Generator, split: str) -> tuple[str, str]:
+    motion = str(kinds.choice(TRAIN_MOTIONS, p=[MOTION_WEIGHTS[m] for m in TRAIN_MOTIONS]))
+    family = str(kinds.choice(TRAIN_FAMILIES, p=[FAMILY_WEIGHTS[f] for f in TRAIN_FAMILIES]))
+    if split == "heldout":
+        new = str(kinds.choice(list(_HELDOUT_KINDS), p=list(_HELDOUT_KINDS.values())))
+        other = str(kinds.choice(HELDOUT_FAMILIES)), str(kinds.choice(HELDOUT_MOTIONS))
+        even = str(kinds.choice(TRAIN_FAMILIES)), str(kinds.choice(TRAIN_MOTIONS))
+        family = other[0] if new in ("family", "both") else even[0]
+        motion = other[1] if new in ("motion", "both") else even[1]
+    if family == "bowl" and motion not in (*PUSHES, "hand_passes_in_front"):
+        motion = "push" if split == "train" else "push_in_depth"  # no hand reaches round a bowl
+    return family, motion
+
+
+def _attempt(kinds: np.random.Generator, rng: np.random.Generator, frames: int, split: str) -> ScenePlan:
     """One try. `kinds` is the same in every try of a seed, so that hard motions are not crowded out by easy ones."""
     side = str(kinds.choice(("left", "right"), p=(0.4, 0.6)))
-    motion_name = str(kinds.choice(list(MOTION_WEIGHTS), p=list(MOTION_WEIGHTS.values())))
-    family = str(kinds.choice(FAMILIES, p=[FAMILY_WEIGHTS[f] for f in FAMILIES]))
-    if family == "bowl" and motion_name not in ("push", "hand_passes_in_front"):
-        motion_name = "push"
+    family, motion_name = family_and_motion(kinds, split)
+    view = "first_person" if kinds.random() < FIRST_PERSON_SHARE else "front"
+    if motion_name in ("push_in_depth", "hand_passes_in_front"):
+        view = "front"  # from above the arm the one is not in depth and the other hides nothing
     hand = load_hand(side, HandShape(rng.uniform(0.92, 1.06), rng.uniform(0.95, 1.06), rng.uniform(0.94, 1.08)))
     shape = make_object(family, rng)
     camera_azimuth = np.radians(-90 + rng.uniform(-22, 22))
-    setting = _Setting(rng, side, hand, shape, camera_azimuth, motion_name)
+    setting = _Setting(rng, side, hand, shape, camera_azimuth, motion_name, view)
     if motion_name == "hand_passes_in_front":
         held, pose = _beside(setting)
     else:
@@ -96,8 +127,8 @@ def _attempt(kinds: np.random.Generator, rng: np.random.Generator, frames: int) 
     motion = plan_motion(plan, held.wrist, pivot, frames)
     # A tilted forearm swings down: lift higher rather than give up.
     lowest = float(hand_points(hand, held, motion, np.array([frames - 1]))[..., 2].min())
-    if lowest < 0.006 and motion_name not in ("push", "hand_passes_in_front"):
-        plan = replace(plan, travel=(plan.travel[0], plan.travel[1], plan.travel[2] + min(0.012 - lowest, 0.06)))
+    if lowest < 0.006 and motion_name not in (*PUSHES, "hand_passes_in_front"):
+        plan = replace(plan, travel=(plan.travel[0], plan.travel[1], plan.travel[2] + min(0.012 - lowest, 0.09)))
         motion = plan_motion(plan, held.wrist, pivot, frames)
     _check_motion(setting, held, motion, pose)
     camera = _camera(setting, held, motion, pose)
@@ -106,17 +137,33 @@ def _attempt(kinds: np.random.Generator, rng: np.random.Generator, frames: int) 
     prompt = f"a {side} hand {_VERBS[motion_name]} {article} {color} {family}"
     place = f" {'from' if motion_name == 'lift' else 'on'} a {table} table"
     prompt += place if len(prompt + place) <= MAX_PROMPT else ""
-    return ScenePlan(side, hand, shape, pose, held, motion, motion_name, camera, look, prompt)
+    clutter = random_clutter(rng, camera_azimuth, look, _swept(setting, held, motion, pose))
+    return ScenePlan(
+        side, hand, shape, pose, held, motion, motion_name, camera, look, prompt, clutter=clutter, view=view
+    )
+
+
+def _swept(setting: _Setting, held: Grasp, motion: Motion, pose: np.ndarray) -> np.ndarray:
+    """N x 3: where hand and object are in some frames."""
+    frames = np.linspace(0, len(motion.wrist) - 1, 9).round().astype(int)
+    hand = hand_points(setting.hand, held, motion, frames)
+    thing = object_points(setting.shape, object_matrices(held, motion, pose, frames))
+    return np.concatenate([hand.reshape(-1, 3), thing.reshape(-1, 3)])
 
 
 def _held(setting: _Setting) -> tuple[Grasp, np.ndarray]:
     """A grasp (its wrist in world space) and the object's pose on the table."""
     rng, side, shape = setting.rng, setting.side, setting.shape
     mirror = 1.0 if side == "right" else -1.0
-    from_top = shape.family in ("ball", "book", "box") and rng.random() < (0.5 if setting.motion != "push" else 0.0)
+    from_top = shape.family in ("ball", "book", "box") and rng.random() < (0.5 if setting.motion not in PUSHES else 0.0)
     # The palm's place round the object as seen from the camera: 90 degrees is behind it, 0 beside it, the forearm
     # towards us.
-    place = rng.uniform(-30, 95)
+    if setting.view == "first_person":
+        place = rng.uniform(-25, 25)
+    elif setting.motion == "push_in_depth":
+        place = rng.uniform(70, 105) if rng.random() < 0.65 else rng.uniform(-60, -40)
+    else:
+        place = rng.uniform(-30, 95)
     azimuth = setting.camera_azimuth + np.pi / 2 + (np.radians(place) if side == "right" else np.pi - np.radians(place))
     pose = np.eye(4)
     turn = rng.uniform(-np.pi, np.pi)
@@ -148,7 +195,7 @@ def _held(setting: _Setting) -> tuple[Grasp, np.ndarray]:
         raise SceneError("the hand does not reach the object")
     if held.penetration > MAX_PENETRATION:
         raise SceneError(f"the grasp penetrates by {held.penetration * 1e3:.1f} mm")
-    if setting.motion != "push" and (len(held.touching) < 3 or "thumb" not in held.touching):
+    if setting.motion not in PUSHES and (len(held.touching) < 3 or "thumb" not in held.touching):
         raise SceneError(f"only {len(held.touching)} of {len(FINGERS)} fingers touch")
     return held.in_world(pose), pose
 
@@ -204,12 +251,12 @@ def _motion_plan(setting: _Setting, held: Grasp) -> MotionPlan:
             closing=1.0,
         )
     start = rng.random()
-    if kind == "push":
+    if kind in PUSHES:
         approach = rng.uniform(0.2, 0.4) if start < 0.75 else 0.0
         close = approach
         closing = float(rng.uniform(0.0, 0.35))
         flat = -normal * [1, 1, 0]
-        travel = flat / np.linalg.norm(flat) * rng.uniform(0.07, 0.13)
+        travel = flat / np.linalg.norm(flat) * rng.uniform(0.07, 0.13) * (1.3 if kind == "push_in_depth" else 1.0)
         angle, axis = float(rng.normal(0, 0.15)), (0.0, 0.0, 1.0)
     else:
         full = start < 0.62
@@ -223,6 +270,12 @@ def _motion_plan(setting: _Setting, held: Grasp) -> MotionPlan:
                 float(rng.choice((-1, 1)) * rng.uniform(0.55, 1.15)),
             )
             up = rng.uniform(0.05, 0.09)
+        elif kind in ("pour", "turn_over"):
+            # About the forearm, thumb inwards, as a wrist turns.
+            inwards = 1.0 if setting.side == "left" else -1.0
+            axis = tuple(forward * [1.0, 1.0, 0.15])
+            angle = inwards * float(rng.uniform(1.2, 1.9) if kind == "pour" else rng.uniform(2.3, 3.0))
+            up = rng.uniform(0.07, 0.12)
         elif kind == "turn":
             axis, angle, up = (
                 (0.0, 0.0, 1.0),
@@ -265,7 +318,7 @@ def _check_motion(setting: _Setting, held: Grasp, motion: Motion, pose: np.ndarr
     depth = setting.shape.distance(local[near]) if near.any() else np.zeros(1)
     if depth.min() < -MAX_PENETRATION:
         raise SceneError(f"the moving hand penetrates the object by {-depth.min() * 1e3:.1f} mm")
-    if setting.motion == "push" and depth.min() > CONTACT:
+    if setting.motion in PUSHES and depth.min() > CONTACT:
         raise SceneError("the pushing hand does not touch the object")
 
 
@@ -275,7 +328,8 @@ def _camera(setting: _Setting, held: Grasp, motion: Motion, pose: np.ndarray) ->
     hand = hand_points(setting.hand, held, motion, moments)[:, ~setting.hand.forearm]
     thing = object_points(setting.shape, object_matrices(held, motion, pose, moments))
     moves = rng.random() < 0.35
-    elevation = np.radians(rng.uniform(14, 42))
+    first_person = setting.view == "first_person"
+    elevation = np.radians(rng.uniform(34, 58) if first_person else rng.uniform(14, 42))
     orbit, rise, dolly = (rng.normal(0, s) if moves else 0.0 for s in (0.10, 0.05, 0.07))
     azimuth = setting.camera_azimuth
     camera = CameraPlan(
@@ -283,7 +337,7 @@ def _camera(setting: _Setting, held: Grasp, motion: Motion, pose: np.ndarray) ->
         (azimuth - orbit / 2, azimuth + orbit / 2),
         (max(elevation - rise / 2, 0.18), max(elevation + rise / 2, 0.18)),
         (0.5, 0.5 * (1 + float(np.clip(dolly, -0.2, 0.2)))),
-        float(np.radians(rng.uniform(34, 48))),
+        float(np.radians(rng.uniform(48, 62) if first_person else rng.uniform(34, 48))),
     )
     camera = fit_camera(camera, np.concatenate([hand, thing], axis=1), rng.uniform(0.84, 1.0))
     for name, points, least in (("hand", hand, 0.35), ("object", thing, 0.8)):

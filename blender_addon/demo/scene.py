@@ -6,12 +6,12 @@ from __future__ import annotations
 import numpy as np
 
 from .build import CameraPlan, DemoScene, Look, ScenePlan, build_scene
+from .families import mug
 from .framing import fit_camera, hand_points, object_matrices, object_points
 from .grasp import grasp, open_hand, side_wrist
 from .hand import load_hand
 from .materials import Surface
 from .motion import MotionPlan, plan_motion
-from .objects import mug
 
 DEMO_FRAMES = 49
 

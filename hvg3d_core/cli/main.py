@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .evaluate import evaluate
+from .batch import batch
 from .generate import generate
 from .models import app as models_app
 from .submit import submit
@@ -49,6 +50,7 @@ def export(
 
 app.command()(generate)
 app.command()(submit)
+app.command()(batch)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

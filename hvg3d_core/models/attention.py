@@ -46,11 +46,34 @@ class GEGLUFeedForward(nn.Module):
         return self.proj_out(value * F.gelu(gate))
 
 
+PLAIN_SCORES_BYTES = 256 * 2**20
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(head_dim)) V in two matrix products; all (B, heads, S, head_dim)."""
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+    return torch.matmul(torch.softmax(scores, dim=-1), value)
+
+
+def _plain_is_faster(query: Tensor) -> bool:
+    """While training in bfloat16 on a CPU, torch's fused attention takes longer forth and back than two products do
+    (benchmarks/training_attention.py). Only where the scores are small enough to be kept."""
+    batch, heads, length, _ = query.shape
+    return (
+        query.device.type == "cpu"
+        and query.dtype == torch.bfloat16
+        and torch.is_grad_enabled()
+        and query.requires_grad
+        and 2 * batch * heads * length**2 <= PLAIN_SCORES_BYTES
+    )
+
+
 class CogVideoXDispatchAttnProcessor:
     """CogVideoX's joint text and video attention, through diffusers' ``dispatch_attention_fn``.
 
     The stock processor calls ``F.scaled_dot_product_attention`` itself, so that ``set_attention_backend`` (flash,
-    sage ...) silently does nothing on it. With the native backend the result is the stock one, bit for bit.
+    sage ...) silently does nothing on it. With the native backend the result is the stock one, bit for bit (but for
+    training in bfloat16 on a CPU, see :func:`_plain_is_faster`).
     """
 
     _attention_backend = None
@@ -85,13 +108,16 @@ class CogVideoXDispatchAttnProcessor:
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, tokens.shape[1], tokens.shape[0])
             attention_mask = attention_mask.unflatten(0, (tokens.shape[0], attn.heads))
-        out = dispatch_attention_fn(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=attention_mask,
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
-        ).flatten(2)
+        if attention_mask is None and self._attention_backend is None and _plain_is_faster(query):
+            out = plain_attention(query, key, value).transpose(1, 2).flatten(2)
+        else:
+            out = dispatch_attention_fn(
+                query.transpose(1, 2),
+                key.transpose(1, 2),
+                value.transpose(1, 2),
+                attn_mask=attention_mask,
+                backend=self._attention_backend,
+                parallel_config=self._parallel_config,
+            ).flatten(2)
         out = attn.to_out[1](attn.to_out[0](out))
         return out[:, num_text:], out[:, :num_text]

@@ -294,9 +294,14 @@ def load_config(path: str | Path) -> TrainConfig:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return config_from_table(table, path)
+
+
+def config_from_table(table: dict[str, Any], where: object) -> TrainConfig:
+    """What a TOML file's ``table`` says. Raises ConfigError that begins with ``where`` it stands."""
     try:
         config = _build(TrainConfig, table, "")
         _check_together(config)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{where}: {error}") from None
     return config

@@ -146,9 +146,14 @@ class ControlStep:
         return loss, plain
 
 
-def train_control(config: TrainConfig, cache_folder: Path, out: Path, data: Path, hardware: Hardware) -> None:
-    """Trains the branch on the frozen base and writes the whole pipeline to ``out/pipeline``."""
-    start = find_start(config, out)
+def train_control(
+    config: TrainConfig, cache_folder: Path, out: Path, data: Path, hardware: Hardware, parts: Path | None = None
+) -> None:
+    """Trains the branch on the frozen base and writes the whole pipeline to ``out/pipeline``.
+
+    ``parts``: the run whose VAE and base are used, where that is not ``out``.
+    """
+    start = find_start(config, parts or out)
     cache = load_cache(cache_folder, settings_of(config, start.tracking_range))
     stage = resolved(config.control, len(cache), hardware.world)
     hardware.accumulation = stage.accumulation

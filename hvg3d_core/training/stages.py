@@ -91,8 +91,11 @@ def _run(stage: str, config: TrainConfig, data: Path, out: Path, hardware: Hardw
         pack(config, out / "pipeline", out / "packed")
 
 
-def pack(config: TrainConfig, pipeline_folder: Path, target: Path) -> None:
-    """The pipeline in half precision, with the two files that say how it is to be run."""
+def pack(config: TrainConfig, pipeline_folder: Path, target: Path, parts: Path | None = None) -> None:
+    """The pipeline in half precision, with the two files that say how it is to be run.
+
+    ``parts``: the run whose VAE and base it has, where that is not the pipeline's own.
+    """
     from ..pipelines import HVG3DImageToVideoPipeline
     from .start import find_start
 
@@ -102,4 +105,4 @@ def pack(config: TrainConfig, pipeline_folder: Path, target: Path) -> None:
     # CogVideoX-5B overflows in float16; the nano was trained beside it and does not.
     half = torch.bfloat16 if config.control.frozen_dtype == "bfloat16" else torch.float16
     pipeline.to(half).save_pretrained(target)
-    find_start(config, pipeline_folder.parent).write_description(target)
+    find_start(config, parts or pipeline_folder.parent).write_description(target)

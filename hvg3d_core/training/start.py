@@ -69,6 +69,13 @@ class Start:
         return {**self.config.control.transformer, **self.settings}.get("tracking_range", "minus_one_one")
 
     @property
+    def conditions(self) -> list[str]:
+        """What the branch is trained to read, as the registry names it."""
+        stage = self.config.control
+        has_points = {**stage.transformer, **self.settings}.get("point_cloud", True) and stage.points_dropout < 1
+        return ["points"] * has_points + ["tracking"] * (stage.tracking_dropout < 1)
+
+    @property
     def text_length(self) -> int:
         return self.settings.get("max_text_seq_length", 226)
 
@@ -187,6 +194,7 @@ class Start:
                 "summary": f"Trained with hvg3d train, configuration {self.config.name}, from {self.root.name}.",
             }
         described |= {"width": video.width, "height": video.height, "num_frames": video.num_frames, **own}
+        described["conditions"] = self.conditions
         inputs = {"num_points": video.num_points, "visible_only": video.visible_only}
         for name, data in ((ENTRY_FILE, described), (INPUTS_FILE, inputs)):
             (target / name).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

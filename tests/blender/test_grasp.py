@@ -16,7 +16,7 @@ pytest.importorskip("trimesh", reason="the independent check of penetration need
 
 import blender_addon  # noqa: E402
 from blender_addon.demo.hand import JOINTS  # noqa: E402
-from blender_addon.demo.objects import make_object  # noqa: E402
+from blender_addon.demo.families import make_object  # noqa: E402
 from blender_addon.demo.rig import add_mesh  # noqa: E402
 
 from .measure import deepest, depth_in, evaluated  # noqa: E402
