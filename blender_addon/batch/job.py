@@ -161,6 +161,11 @@ class Batch:
 
     # the end
 
+    def give_up(self, message: str, remedy: str) -> None:
+        """Nothing more can be exported: end, and say why."""
+        self.courier.problem = (message, remedy)
+        self.stop()
+
     @property
     def running(self) -> bool:
         return self.courier.running

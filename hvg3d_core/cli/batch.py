@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hvg3d batch``: many shots of many files, by a local server or one elsewhere.
+
+The batch itself is the add-on's (``blender_addon/batch`` says why) and runs as a process of its own. This starts the
+server, where none is named, and shows how far it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+WHAT, HOW = "What to make", "How to make it"
+_STATES = ("exporting", "sending", "queued", "running")  # in the order of a shot's way
+
+
+def batch(
+    source: Annotated[
+        Path, typer.Argument(help="a folder of .blend files and clips, one such file, or a plan (.toml)")
+    ],
+    scene: Annotated[
+        list[str] | None, typer.Option(help="a scene's name, or all; all that have marks", rich_help_panel=WHAT)
+    ] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="a camera's name, own (the shot's), or all; own", rich_help_panel=WHAT)
+    ] = None,
+    action: Annotated[
+        list[str] | None, typer.Option(help="an action's name, own (as it is), or all; own", rich_help_panel=WHAT)
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="such as 1,2,5-8; the scene's own", rich_help_panel=WHAT)] = None,
+    seed_count: Annotated[
+        int | None, typer.Option(help="so many seeds, from the scene's own on", rich_help_panel=WHAT)
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="a model's id; the scene's own", rich_help_panel=WHAT)] = None,
+    prompt: Annotated[str | None, typer.Option(help="in place of the scene's own", rich_help_panel=WHAT)] = None,
+    quality: Annotated[str | None, typer.Option(help="draft, standard or fine", rich_help_panel=WHAT)] = None,
+    steps: Annotated[int | None, typer.Option(help="denoising steps", rich_help_panel=WHAT)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for everything; out/batch, or what the plan says", rich_help_panel=HOW)
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="address, home folder, or 'local'; one is started if left out", rich_help_panel=HOW),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="token for that address (else HVG3D_TOKEN)", rich_help_panel=HOW)
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="PEM file of who issued its certificate", rich_help_panel=HOW)
+    ] = None,
+    blender: Annotated[
+        str | None, typer.Option(help="Blender's program; else the PATH's, else the bpy module", rich_help_panel=HOW)
+    ] = None,
+    trust_scripts: Annotated[
+        bool, typer.Option("--trust-scripts", help="run Python that is in the .blend files", rich_help_panel=HOW)
+    ] = False,
+    in_flight: Annotated[
+        int | None, typer.Option(help="jobs on the server at the same time; 8", rich_help_panel=HOW)
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="try again what has failed before", rich_help_panel=HOW)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the shots, make nothing", rich_help_panel=HOW)
+    ] = False,
+) -> None:
+    """Make many videos: scenes x cameras x actions x seeds. Interrupted and started again, it goes on.
+
+    At the end there is a page with all results and failures, DIR/report.html.
+    """
+    from ..client import default_home
+
+    given: dict[str, Any] = {
+        "scene": scene,
+        "camera": camera,
+        "action": action,
+        "seeds": seeds,
+        "seed-count": seed_count,
+        "model": model,
+        "prompt": prompt,
+        "quality": quality,
+        "steps": steps,
+        "out": out,
+        "token-file": token_file,
+        "blender": blender,
+        "trust-scripts": trust_scripts,
+        "in-flight": in_flight,
+        "retry-failed": retry_failed,
+        "dry-run": dry_run,
+    }
+    command = [sys.executable, "-m", "blender_addon.batch", str(source), *_options(given)]
+    if dry_run:
+        raise typer.Exit(subprocess.run(command).returncode)
+    environment = dict(os.environ)
+    if certificate is not None:
+        environment["SSL_CERT_FILE"] = str(certificate.absolute())
+    if server is not None:
+        raise typer.Exit(
+            _follow([*command, "--server", str(default_home()) if server == "local" else server], environment)
+        )
+    home = (out or Path("out/batch")) / "server"
+    with _own_server(home, model) as address:
+        raise typer.Exit(_follow([*command, "--server", address], environment))
+
+
+def _options(given: dict[str, Any]) -> list[str]:
+    options: list[str] = []
+    for name, value in given.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one is True:
+                options.append(f"--{name}")
+            elif one is not None and one is not False:
+                options.append(f"--{name}={one}")
+    return options
+
+
+@contextmanager
+def _own_server(home: Path, model: str | None) -> Iterator[str]:
+    """A server of the batch's own; one that was left over when this command was killed is taken on, and then ended."""
+    from ..client import Client, ClientError
+    from .client import running_server
+
+    try:
+        with Client.at_home(home, patience=0) as left_over:
+            left_over.health()
+        pid = int(json.loads((home / "server.json").read_text("utf-8"))["pid"])
+    except (ClientError, OSError, ValueError, KeyError):
+        with running_server(home, model=model or "nano"):
+            yield str(home)
+        return
+    try:
+        yield str(home)
+    finally:
+        os.kill(pid, signal.SIGTERM)
+
+
+def _follow(command: list[str], environment: dict[str, str]) -> int:
+    """Run the batch, show its progress, return its exit code. Ctrl-C ends it in order: it can be gone on with."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    process = subprocess.Popen(
+        [*command, "--json", "--end-with-parent"],
+        stdin=subprocess.PIPE,  # its end tells the batch that we are gone
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=environment,
+        start_new_session=os.name != "nt",
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    end: dict[str, Any] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    assert process.stdout is not None
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("Looking at the files", total=None)
+        while True:
+            try:
+                for line in process.stdout:
+                    event = json.loads(line)
+                    if event["event"] == "end":
+                        end = event
+                        continue
+                    before = rows.get(event["id"], {}).get("state")
+                    rows[event["id"]] = event
+                    if event["state"] != before:
+                        _tell(progress.console, event)
+                    states = [row["state"] for row in rows.values()]
+                    through = sum(state in ("done", "failed") for state in states)
+                    counts = [f"{states.count(state)} {state}" for state in _STATES if state in states]
+                    progress.update(
+                        task, total=len(rows), completed=through, description=", ".join(counts) or "Waiting"
+                    )
+                break
+            except KeyboardInterrupt:
+                progress.update(task, description="Stopping")
+                process.send_signal(signal.SIGINT)
+    code = process.wait()
+    if end:
+        _conclude(console, end)
+    return code
+
+
+def _tell(console: Any, row: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    kept = " [dim](from before)[/dim]" if row["kept"] else ""
+    if row["state"] == "done":
+        console.print(f"[green]done[/green]   {escape(row['label'])}{kept}")
+    elif row["state"] == "failed":
+        console.print(f"[red]failed[/red] {escape(row['label'])}{kept}")
+        console.print(f"       {escape(row['message'])}. {escape(row['remedy'])}", style="dim")
+
+
+def _conclude(console: Any, end: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    console.print(escape(end["text"]), style="bold")
+    if end["message"]:
+        console.print(f"[red]{escape(end['message'])}[/red] {escape(end['remedy'])}")
+    if end["left"]:
+        console.print(f"{end['left']} are not made yet. Run the same command again, and it goes on.")
+    if end["report"]:
+        typer.echo(end["report"])
