@@ -7,12 +7,16 @@ import atexit
 
 import bpy
 
-from . import preferences, properties, pump
+from . import cli, preferences, properties, pump
+from .batch import properties as batch_properties
+from .batch.session import SESSION
+from .ops import batch as batch_ops
 from .ops import export, grasp, hand, marking, server, server_care, setup
 from .ops import overlay as overlay_ops
 from .overlay import display
 from .runtime import RUNTIME
 from .server_care.care import CARE
+from .ui import batch as batch_panel
 from .ui import marks, render, shot
 from .ui import overlay as overlay_panel
 from .ui import server as server_panel
@@ -32,6 +36,9 @@ _CLASSES = (
     *overlay_panel.CLASSES,
     *render.CLASSES,
     *server_panel.CLASSES,
+    *batch_properties.CLASSES,
+    *batch_ops.CLASSES,
+    *batch_panel.CLASSES,
     *preferences.CLASSES,
 )
 
@@ -40,6 +47,8 @@ def register() -> None:
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.hvg3d = bpy.props.PointerProperty(type=properties.HVG3D_SceneSettings)
+    batch_properties.register()
+    cli.register()
     bpy.app.handlers.load_post.append(display.after_load)
     atexit.register(_at_exit)
     if not bpy.app.background:
@@ -55,6 +64,8 @@ def unregister() -> None:
         bpy.app.timers.unregister(_first_look)
     if bpy.app.timers.is_registered(pump.watch):
         bpy.app.timers.unregister(pump.watch)
+    cli.unregister()
+    batch_properties.unregister()
     del bpy.types.Scene.hvg3d
     for cls in reversed(_CLASSES):
         bpy.utils.unregister_class(cls)
@@ -79,6 +90,7 @@ def _at_exit() -> None:
 def _let_go() -> None:
     """Threads must be told before Python ends; jobs go on on the server."""
     pump.stop()
+    SESSION.let_go()
     CARE.at_exit()
     if RUNTIME.task is not None:
         RUNTIME.task.detach()

@@ -8,8 +8,6 @@ done. 1: some are not. 2: the plan cannot be used.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
 import signal
 import sys
@@ -18,40 +16,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..client.http import Address
 from .blender import find_blender
 from .files import FileBatch, find_files, list_shots
-from .job import Batch, Row
+from .job import Batch
 from .options import add_options, address_from, plan_from
 from .plan import PlanError
 from .state import Busy
+from .talk import Speaker
 
 DEFAULT_OUT = "out/batch"
-
-
-class Speaker:
-    """Tells of rows on standard output, from any thread."""
-
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
-        self._mutex = threading.Lock()
-
-    def row(self, row: Row) -> None:
-        if self._as_json:
-            values: dict[str, Any] = {name: getattr(row, name) for name in Row.__dataclass_fields__ if name != "shot"}
-            self.say(event="shot", id=row.shot.id, label=row.shot.label, **values)
-        elif row.state in ("done", "failed"):
-            self._print(f"{row.state:<7}{row.shot.label}{f': {row.message}. {row.remedy}' if row.message else ''}")
-
-    def say(self, **values: Any) -> None:
-        if self._as_json:
-            self._print(json.dumps(values, ensure_ascii=False))
-
-    def _print(self, text: str) -> None:
-        with self._mutex, contextlib.suppress(BrokenPipeError):
-            print(text, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,20 +103,7 @@ def _run(given: argparse.Namespace, speaker: Speaker) -> int:
         time.sleep(0.1)
     work.close()
     feeder.join(10)
-    page = batch.close()
-    totals = batch.totals()
-    message, remedy = batch.courier.problem
-    speaker.say(
-        event="end", report=str(page or ""), text=totals.text(), left=totals.left, message=message, remedy=remedy
-    )
-    if not given.json:
-        print(totals.text())
-        if message:
-            print(f"error: {message}. {remedy}", file=sys.stderr)
-        if totals.left:
-            print(f"{totals.left} are not made yet; run the same command again, and it goes on", file=sys.stderr)
-        print(f"report: {page}")
-    return 0 if totals.shots and totals.done == totals.shots else 1
+    return speaker.conclude(batch, batch.close())
 
 
 def _out(given: argparse.Namespace, written: str | None, base: Path) -> Path:
