@@ -212,7 +212,8 @@ class Managed:
         return found
 
     def _site_packages(self) -> list[Path]:
-        return [folder for folder in self.env.glob("[Ll]ib*/**/site-packages") if folder.is_dir()][:1]
+        pattern = "Lib/site-packages" if os.name == "nt" else "lib/python3.*/site-packages"
+        return list(self.env.glob(pattern))
 
 
 def _whole(folder: Path, info: Path) -> bool:

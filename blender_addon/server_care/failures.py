@@ -55,6 +55,12 @@ _KNOWN = (
         "Free some space, or choose a folder for the server on another disk",
     ),
     _Known(
+        r"disk I/O error|Errno 5\b|Input/output error",
+        "disk_full",
+        "The disk of the server's folder is full, or it fails",
+        "Free some space, or choose a folder for the server on another disk",
+    ),
+    _Known(
         r"(?:Read-only file system|Permission denied|Access is denied|unable to open database|readonly database)"
         r"[^'\"\n]*(?:['\"]([^'\"]+))?",
         "read_only",

@@ -27,6 +27,7 @@ from .wheel import Wheel, open_wheel
 
 EXTRAS = "network,server"
 _TORCH = "torch>=2.6"
+_TORCH_CPU = "torch==2.13.0+cpu"  # the build that the tests run with
 _ROOM = {"CPU": 3 * 10**9, "GPU": 10 * 10**9}  # bytes; see docs/blender.md for what it takes in the end
 _TRY = """
 import importlib
@@ -199,7 +200,7 @@ class Installation:
         self._note(f"made with {found.python}, Python {found.version_text}")
         if managed.env.exists():
             shutil.rmtree(managed.env)
-        code, lines = run_module(found.python, ("venv", str(managed.env)), managed.log, self._cancelled)
+        code, lines = run_module(found.executable, ("venv", str(managed.env)), managed.log, self._cancelled)
         if code or not managed.python.exists():
             reason = explain_pip(lines, code)
             if reason.code == "pip":
@@ -263,35 +264,38 @@ class Installation:
         self._pip("Renewing pip", 0.03, "install", "--upgrade", "pip>=25.1", may_fail=True)
 
     def _install_torch(self) -> None:
-        managed = self._managed
-        text = "Installing PyTorch"
+        """The registry's own build is for NVIDIA cards on Linux, and for the CPU elsewhere."""
+        text, managed = "Installing PyTorch", self._managed
+        gpu = self._wants_gpu()
+        fits = sys.platform == "darwin" or gpu == (sys.platform == "linux")
         if "torch" in managed.packages():
             self._step(text, 0.42)
             return
-        told = self._pip_config()
-        choose = self.order.packages is None and not self.order.index and not user_has_places(told=told)
-        if choose and sys.platform != "darwin":  # there is only one build there
-            # uv knows where the builds for the CPU and for each driver are published.
-            if self._pip(text, 0.02, "install", "uv", may_fail=True):
-                self._step(text, 0.2)
-                backend = "auto" if self._wants_gpu() else "cpu"
-                command = (
-                    "uv",
-                    "pip",
-                    "install",
-                    "--python",
-                    str(managed.python),
-                    f"--torch-backend={backend}",
-                    _TORCH,
-                )
-                environment = {"UV_CACHE_DIR": str(managed.cache / "uv"), "UV_NO_PROGRESS": "1"}
-                code, _ = run_module(managed.python, command, managed.log, self._cancelled, environment=environment)
-                if code == 0:
-                    self._step(text, 0.2)
-                    return
-            self._pip(text, 0.2, "install", _TORCH)
-        else:
-            self._pip(text, 0.42, "install", _TORCH)
+        if self.order.packages is not None or self.order.index:
+            self._pip(text, 0.42, "install", _TORCH)  # the user knows where it is
+            return
+        # Perhaps somebody has a CPU build there; no other requirement can say that it is to be one.
+        places = not gpu and not fits and user_has_places(told=self._pip_config())
+        if places and self._pip(text, 0.1, "install", _TORCH_CPU, may_fail=True):
+            self._step(text, 0.32)
+            return
+        if not fits:
+            if self._pip_with_uv(text, gpu):
+                return
+            self._note("the build of PyTorch that fits best could not be had: the usual one is installed")
+        self._pip(text, 0.3, "install", _TORCH)
+
+    def _pip_with_uv(self, text: str, gpu: bool) -> bool:
+        """uv knows where the builds for the CPU and for each driver are published."""
+        managed = self._managed
+        if not self._pip(text, 0.02, "install", "uv", may_fail=True):
+            return False
+        self._step(text, 0.1)
+        where = ("--python", str(managed.python), f"--torch-backend={'auto' if gpu else 'cpu'}")
+        environment = {"UV_CACHE_DIR": str(managed.cache / "uv"), "UV_NO_PROGRESS": "1"}
+        command = ("uv", "pip", "install", *where, _TORCH)
+        code, _ = run_module(managed.python, command, managed.log, self._cancelled, environment=environment)
+        return code == 0
 
     def _pip_config(self) -> str:
         _, lines = run_module(self._managed.python, ("pip", "config", "list"), self._managed.log, self._cancelled)

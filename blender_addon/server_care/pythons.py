@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ if found.get("hvg3d_core"):
         version = hvg3d_core.__version__
     except Exception as error:
         version = ""
-print(json.dumps({"version": list(sys.version_info[:3]), "prefix": sys.prefix, "base": sys.base_prefix,
-                  "found": found, "hvg3d": version, "bits": 64 if sys.maxsize > 2**32 else 32}))
+print(json.dumps({"version": list(sys.version_info[:3]), "base": sys.base_prefix,
+                  "executable": sys.executable, "found": found, "hvg3d": version, "bits": 64 if sys.maxsize > 2**32 else 32}))
 """
 
 
@@ -44,7 +44,8 @@ class Probe:
 
     python: Path
     version: tuple[int, ...] = ()
-    prefix: str = ""
+    executable: Path = Path()
+    """Itself, where ``python`` is only a script that leads to it."""
     base: str = ""
     hvg3d: str = ""
     missing: tuple[str, ...] = ()
@@ -110,7 +111,7 @@ def probe(python: Path, needed: Sequence[str] = _NEEDED, cwd: Path | None = None
     elif told["bits"] != 64:
         problem = f"{python} is a 32-bit Python; the server needs one of 64 bits"
     missing = tuple(name for name in needed if not told["found"].get(name))
-    return Probe(python, version, told["prefix"], told["base"], told["hvg3d"], missing, problem)
+    return Probe(python, version, Path(told["executable"]), told["base"], told["hvg3d"], missing, problem)
 
 
 def candidates(own: Path | None = None) -> Iterator[Path]:
@@ -163,4 +164,4 @@ def find_python(given: Path | None = None, own: Path | None = None) -> Probe:
 
 def _cannot_make(found: Probe) -> Probe:
     text = f"{found.python} cannot make environments: its {' and '.join(found.missing)} is missing"
-    return Probe(found.python, found.version, found.prefix, found.base, problem=text)
+    return replace(found, problem=text)

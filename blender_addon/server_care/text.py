@@ -56,6 +56,8 @@ def tidy_path(text: str, beside: str = "") -> Path | None:
         near = os.path.normpath(os.path.join(beside, text[2:]))
         if os.path.exists(near):
             return Path(near)
+    if sys.platform != "win32" and text.startswith("//"):
+        text = f"/{text.lstrip('/')}"  # a network share is something else only on Windows
     path = Path(os.path.normpath(text))
     if not path.is_absolute():
         raise Unusable(f"{text!r} is not a full path: begin it with {Path.home().anchor!r} or ~")
