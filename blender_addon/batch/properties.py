@@ -42,7 +42,7 @@ class HVG3D_BatchSettings(bpy.types.PropertyGroup):
         name="Folder",
         description="Where clips, videos and the report go. Empty is the folder hvg3d/batch beside the file",
         subtype="DIR_PATH",
-        options=set(),
+        options={"PATH_SUPPORTS_BLEND_RELATIVE"},
     )
     retry_failed: BoolProperty(
         name="Retry Failed", description="Try again what has failed in an earlier run of this batch", options=set()

@@ -41,15 +41,17 @@ def _scene_index(scene: bpy.types.Scene) -> dict[str, Any]:
 
 
 def file_paths() -> list[str]:
-    """The open file and all that it refers to on disk; empty while it has changes that are not saved."""
-    if bpy.data.is_dirty or not bpy.data.filepath:
-        return []
-    return [bpy.data.filepath, *sorted({str(path) for path in bpy.utils.blend_paths(absolute=True, packed=True)})]
+    """The open file and all that it refers to on disk, as absolute paths."""
+    paths = {str(path) for path in bpy.utils.blend_paths(absolute=True, packed=True)}
+    for scene in bpy.data.scenes:  # Blender does not know that this text is a path
+        if scene.hvg3d.reference_source != "RENDER" and scene.hvg3d.reference_path:
+            paths.add(bpy.path.abspath(scene.hvg3d.reference_path))
+    return [bpy.data.filepath, *sorted(paths - {bpy.data.filepath})]
 
 
 def file_stamp() -> str:
-    """Changes with the open file; empty where that is not known."""
-    return stamp_of(file_paths())
+    """Changes with the open file; empty where it has changes that are not saved."""
+    return "" if bpy.data.is_dirty or not bpy.data.filepath else stamp_of(file_paths())
 
 
 def shots_of_open_file(selections: Iterable[Selection], file: str = "") -> list[Shot]:
