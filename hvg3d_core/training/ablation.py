@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .cache import Encoder, build_cache
+from .cache import Encoder, build_cache, rebuild_conditions, settings_of
 from .config import ConfigError, TrainConfig, config_from_table
 from .control import train_control
 from .hardware import Hardware, only_run_in
@@ -21,6 +21,7 @@ from .stages import SHIPPED_CONFIGS, pack
 from .start import find_start
 
 PACKED = "packed"
+POINT_SETTINGS: dict[str, Any] = {"num_points": 1, "visible_only": True}  # no pixel depends on these
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,15 @@ def run_ablation(variants: Sequence[Variant], run: Path, data: Path, out: Path) 
 
 def _cache_for(variant: Variant, run: Path, data: Path, out: Path, hardware: Hardware) -> Path:
     """Latents whose conditions are made as the variant says: the run's own, or ``out/cache_NAME``."""
-    start = find_start(variant.config, run)
-    if variant.config.video == variant.shared.video and variant.config.data == variant.shared.data:
+    config, shared = variant.config, variant.shared
+    if config.video == shared.video and config.data == shared.data:
         return run / "cache"
-    folder = out / f"cache_{variant.name}"
-    encoder = Encoder(start.load_vae(), hardware, start.tracking_range)
-    build_cache(variant.config, data / "train", folder, encoder, variant.config.data.augment)
+    folder, start = out / f"cache_{variant.name}", find_start(config, run)
+    if config.data == shared.data and replace(config.video, **POINT_SETTINGS) == replace(
+        shared.video, **POINT_SETTINGS
+    ):
+        rebuild_conditions(config, data / "train", run / "cache", folder, settings_of(config, start.tracking_range))
+    else:
+        encoder = Encoder(start.load_vae(), hardware, start.tracking_range)
+        build_cache(config, data / "train", folder, encoder, config.data.augment)
     return folder

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..conditions import Clip, network_inputs, resample_indices
+from ..conditions import Clip, NetworkInputs, network_inputs, resample_indices
 from .augment import mirror, recolour, reverse, zoom
 from .config import TrainConfig, TrainingError, VideoConfig
 from .dataset import UNREADABLE, Broken, Sample, find_samples, fitted
@@ -28,6 +28,7 @@ from .vae import to_tensor
 
 SHARD = 32  # clips a file
 BROKEN = "broken.jsonl"
+CONDITIONS = ("points", "point_entity", "point_valid", "intrinsics", "world_to_camera")
 
 
 class Encoder:
@@ -71,12 +72,8 @@ def noised(frame: Tensor, draws: int, generator: torch.Generator) -> list[Tensor
     return [frame + strength * torch.randn(frame.shape, generator=generator) for strength in strengths]
 
 
-def encode_sample(
-    encoder: Encoder, clip: Clip, frames: np.ndarray, config: TrainConfig, name: str
-) -> dict[str, Tensor]:
-    """The tensors of one clip, named as the transformer's arguments are. Raises ValueError where one is not finite."""
-    video = config.video
-    inputs = network_inputs(
+def _inputs(clip: Clip, video: VideoConfig) -> NetworkInputs:
+    return network_inputs(
         clip,
         num_frames=video.num_frames,
         width=video.width,
@@ -84,6 +81,19 @@ def encode_sample(
         num_points=video.num_points,
         visible_only=video.visible_only,
     )
+
+
+def _condition_rows(inputs: NetworkInputs) -> dict[str, Tensor]:
+    """What of a cached row depends on the points, the CONDITIONS."""
+    rows = {key: torch.from_numpy(np.array(getattr(inputs, key))) for key in CONDITIONS}
+    return rows | {"points": rows["points"].half()}
+
+
+def encode_sample(
+    encoder: Encoder, clip: Clip, frames: np.ndarray, config: TrainConfig, name: str
+) -> dict[str, Tensor]:
+    """The tensors of one clip, named as the transformer's arguments are. Raises ValueError where one is not finite."""
+    inputs = _inputs(clip, config.video)
     pixels = to_tensor(frames)
     image_latents = encoder.image(pixels[:, :1])
     if config.data.image_noise_draws:
@@ -96,11 +106,7 @@ def encode_sample(
         "image_latents": image_latents,
         "tracking_latents": tracking_latents,
         "tracking_image_latents": tracking_image_latents,
-        "points": torch.from_numpy(inputs.points).half(),
-        "point_entity": torch.from_numpy(inputs.point_entity.copy()),
-        "point_valid": torch.from_numpy(inputs.point_valid.copy()),
-        "intrinsics": torch.from_numpy(inputs.intrinsics.copy()),
-        "world_to_camera": torch.from_numpy(inputs.world_to_camera.copy()),
+        **_condition_rows(inputs),
         "mask": latent_mask(torch.from_numpy(inputs.masks > 0)[None].float(), 8, 4)[0].half(),
     }
     for key, value in row.items():
@@ -197,6 +203,36 @@ def build_cache(config: TrainConfig, data: Path, out: Path, encoder: Encoder, au
             print(f"left out {len(everywhere.reasons)} of {len(samples)} samples, see {out / BROKEN}", flush=True)
     hardware.wait()
     everywhere.check(len(samples), config.data.max_broken_share)
+
+
+def rebuild_conditions(config: TrainConfig, data: Path, source: Path, out: Path, settings: dict[str, Any]) -> None:
+    """Write the latents of ``source`` to ``out`` with points as ``config`` has them: the pixels stay, and the VAE is
+    not asked again. ``settings`` as :func:`settings_of` gives them. Raises TrainingError where a clip has gone."""
+    out.mkdir(parents=True, exist_ok=True)
+    samples = {sample.name: sample for sample in find_samples(data)}
+    for path in _shards(source):
+        target = out / path.name
+        if target.exists():
+            continue
+        metadata = _metadata(path)
+        names = json.loads(metadata["names"])
+        rows: list[dict[str, Tensor]] = []
+        for name in dict.fromkeys(names):
+            if name not in samples:
+                raise TrainingError(f"{source}: {name} is among its latents and no longer in {data}; render it again")
+            twins = variants(samples[name], config.video, names.count(name) > 1)
+            rows += [_condition_rows(_inputs(clip, config.video)) for clip, _ in twins]
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        if len(rows) != len(names):
+            raise TrainingError(
+                f"{path}: {len(names)} rows where the clips give {len(rows)}; delete it and cache again"
+            )
+        tensors |= {key: torch.stack([row[key] for row in rows]).contiguous() for key in CONDITIONS}
+        known = json.loads(metadata.get("settings", "{}"))
+        partial = target.with_suffix(".partial")
+        save_file(tensors, partial, {**metadata, "settings": json.dumps(known | settings)})
+        partial.replace(target)
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from hvg3d_core.checkpoints.registry import find_model
-from hvg3d_core.conditions import load_clip
+from hvg3d_core.conditions import load_clip, network_inputs
 from hvg3d_core.generate import GenerationRequest, generate, load_model
 from hvg3d_core.training.ablation import load_variants, run_ablation
+from hvg3d_core.training.cache import CONDITIONS, LatentCache
 from hvg3d_core.training.config import ConfigError
+from hvg3d_core.training.dataset import find_samples
 from tests.core.training.conftest import hvg3d, write_config
 
 TINY = """
@@ -101,6 +104,17 @@ def test_every_variant_becomes_a_model_that_reads_the_conditions_it_was_trained_
     assert settings["surface"]["visible_only"] is False and settings["full"]["visible_only"] is True
     # Its latents were made for it, and only for it.
     assert [path.name for path in (folder / "out").glob("cache_*")] == ["cache_surface"]
+    ours, shared = LatentCache(folder / "out" / "cache_surface"), LatentCache(small / "out" / "cache")
+    everything = torch.arange(len(shared))
+    one, other = ours.batch(everything), shared.batch(everything)
+    assert one.keys() == other.keys() and ours.names == shared.names
+    assert all(torch.equal(one[key], other[key]) for key in one if key not in CONDITIONS)
+    # A clip as it is made anew is a clip as it is made from the start.
+    whole = load_variants(folder / "ablation.toml")["surface"].config
+    sample = next(s for s in find_samples(small / "data" / "train") if s.name == ours.names[0])
+    expected = network_inputs(sample.clip(), num_frames=9, width=48, height=32, num_points=64, visible_only=False)
+    np.testing.assert_array_equal(one["point_valid"][0], expected.point_valid)
+    assert not whole.video.visible_only and not torch.equal(one["point_valid"], other["point_valid"])
 
 
 def test_a_second_run_trains_nothing_again(trained, small):
