@@ -40,3 +40,39 @@ def with_nodes(owner: bpy.types.Material | bpy.types.World) -> bpy.types.NodeTre
     if bpy.app.version < (5, 0, 0):
         owner.use_nodes = True
     return owner.node_tree
+
+
+def effect_strip(editor: bpy.types.SequenceEditor, name: str, kind: str, channel: int, start: int, end: int, *inputs):
+    """A new effect over one or two strips; 5.0 asks for its length where it took its end before."""
+    extent = {"length": end - start} if bpy.app.version >= (5, 0, 0) else {"frame_end": end}
+    sources = {f"input{number}": strip for number, strip in enumerate(inputs, 1)}
+    return sequencer_strips(editor).new_effect(name, kind, channel, frame_start=start, **extent, **sources)
+
+
+def set_strip_end(strip: bpy.types.Strip, frame: int) -> None:
+    """The first frame after a strip; what is beyond its content repeats the last frame. Renamed in 5.1."""
+    name = "right_handle" if hasattr(strip, "right_handle") else "frame_final_end"
+    setattr(strip, name, frame)
+
+
+def strip_end(strip: bpy.types.Strip) -> int:
+    return strip.right_handle if hasattr(strip, "right_handle") else strip.frame_final_end
+
+
+def show_in_sequencer(window: bpy.types.Window, scene: bpy.types.Scene) -> None:
+    """Since 5.0 a workspace's sequencer has a scene of its own; before, it shows the window's."""
+    if hasattr(window.workspace, "sequencer_scene"):
+        window.workspace.sequencer_scene = scene
+    else:
+        window.scene = scene
+
+
+def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:
+    """The scene that sequence editors show."""
+    return getattr(context, "sequencer_scene", None) or context.scene
+
+
+def leave_sequencer(window: bpy.types.Window, scene: bpy.types.Scene | None) -> None:
+    """Back to ``scene``, where showing another one in the sequencer took the window away from it."""
+    if not hasattr(window.workspace, "sequencer_scene") and scene is not None:
+        window.scene = scene

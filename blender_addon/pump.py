@@ -13,6 +13,7 @@ import bpy
 from .client.check import ServerStatus
 from .preferences import care_settings, server_address
 from .result import show_result
+from .results import following, thumbs
 from .runtime import RUNTIME, Result
 from .server_care.care import CARE
 
@@ -26,9 +27,10 @@ def pump() -> bool:
     changed = CARE.tick()
     changed |= _take_server_status()
     changed |= _take_task_states()
+    changed |= following.tick()
     if changed:
         redraw()
-    return CARE.active or RUNTIME.rendering
+    return CARE.active or RUNTIME.rendering or following.active()
 
 
 def ensure_running() -> None:
@@ -60,7 +62,7 @@ def watch() -> float:
 def redraw() -> None:
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type in ("VIEW_3D", "PREFERENCES"):
+            if area.type in ("VIEW_3D", "PREFERENCES", "SEQUENCE_EDITOR"):
                 area.tag_redraw()
 
 
@@ -80,7 +82,8 @@ def _take_task_states() -> bool:
     task = RUNTIME.task
     if task is None:
         return False
-    task.address = server_address()  # the user may have mended it
+    if task.follows_preferences:
+        task.address = server_address()  # the user may have mended it
     changed = False
     while True:
         try:
@@ -89,6 +92,15 @@ def _take_task_states() -> bool:
             return changed
         changed = True
         RUNTIME.task_state = state
+        if state.outcome:
+            thumbs.drop_live()
+            following.ended(task, state)
+        elif state.previews:
+            thumbs.take_live(task.preview, state.previews)
         if state.outcome == "done":
             RUNTIME.result = Result(task.output, RUNTIME.task_frame_start)
-            show_result(RUNTIME.result)
+            if RUNTIME.task_file == RUNTIME.file_number:  # else another file is open, which it has no place in
+                try:
+                    show_result(RUNTIME.result)
+                except RuntimeError as error:
+                    RUNTIME.problem = str(error).strip()

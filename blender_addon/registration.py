@@ -13,28 +13,35 @@ from .batch.session import SESSION
 from .ops import batch as batch_ops
 from .ops import export, grasp, hand, marking, server, server_care, setup
 from .ops import overlay as overlay_ops
+from .ops import results as results_ops
 from .overlay import display
+from .results import following, thumbs
+from .results import properties as result_properties
 from .runtime import RUNTIME
 from .server_care.care import CARE
 from .ui import batch as batch_panel
 from .ui import marks, render, shot
 from .ui import overlay as overlay_panel
+from .ui import results as results_panel
 from .ui import server as server_panel
 
 _CLASSES = (
     *properties.CLASSES,
+    *result_properties.CLASSES,
     *marking.CLASSES,
     *setup.CLASSES,
     *hand.CLASSES,
     *grasp.CLASSES,
     *overlay_ops.CLASSES,
     *export.CLASSES,
+    *results_ops.CLASSES,
     *server.CLASSES,
     *server_care.CLASSES,
     *marks.CLASSES,
     *shot.CLASSES,
     *overlay_panel.CLASSES,
     *render.CLASSES,
+    *results_panel.CLASSES,
     *server_panel.CLASSES,
     *batch_properties.CLASSES,
     *batch_ops.CLASSES,
@@ -49,7 +56,10 @@ def register() -> None:
     bpy.types.Scene.hvg3d = bpy.props.PointerProperty(type=properties.HVG3D_SceneSettings)
     batch_properties.register()
     cli.register()
+    result_properties.register()
+    thumbs.register()
     bpy.app.handlers.load_post.append(display.after_load)
+    bpy.app.handlers.load_post.append(following.after_load)
     atexit.register(_at_exit)
     if not bpy.app.background:
         bpy.app.timers.register(_first_look, first_interval=1.0, persistent=True)
@@ -59,6 +69,8 @@ def unregister() -> None:
     _let_go()
     display.switch(False)
     bpy.app.handlers.load_post.remove(display.after_load)
+    bpy.app.handlers.load_post.remove(following.after_load)
+    thumbs.unregister()
     atexit.unregister(_at_exit)
     if bpy.app.timers.is_registered(_first_look):
         bpy.app.timers.unregister(_first_look)
@@ -66,6 +78,7 @@ def unregister() -> None:
         bpy.app.timers.unregister(pump.watch)
     cli.unregister()
     batch_properties.unregister()
+    result_properties.unregister()
     del bpy.types.Scene.hvg3d
     for cls in reversed(_CLASSES):
         bpy.utils.unregister_class(cls)
@@ -74,6 +87,7 @@ def unregister() -> None:
 def _first_look() -> None:
     display.after_load()
     pump.ask_server()
+    following.start()
     chosen = preferences.preferences()
     if chosen is not None and chosen.start_with_blender and chosen.find_server == "HOME":
         CARE.start()
@@ -94,3 +108,4 @@ def _let_go() -> None:
     CARE.at_exit()
     if RUNTIME.task is not None:
         RUNTIME.task.detach()
+    following.stop()

@@ -11,7 +11,13 @@ from pathlib import Path
 import bpy
 
 from . import __package__ as base_package
+from .client.journal import Journal
+from .client.kept import KeptClips
+from .client.task import Desk
+from .results.history import History
 from .runtime import Result
+
+_desk: list[Desk] = []
 
 
 def user_folder(name: str) -> Path:
@@ -20,6 +26,19 @@ def user_folder(name: str) -> Path:
         return Path(bpy.utils.extension_path_user(base_package, path=name, create=True))
     except ValueError:  # not installed as an extension: a checkout
         return Path(bpy.utils.user_resource("DATAFILES", path=os.path.join("hvg3d", name), create=True))
+
+
+def desk() -> Desk:
+    """What is kept of jobs, clips and results: one for this Blender, on disk for all of them."""
+    if not _desk:
+        folder = user_folder("desk")
+        _desk.append(Desk(Journal(folder / "jobs"), KeptClips(folder / "clips"), History(folder / "history.json")))
+    return _desk[0]
+
+
+def blend_name() -> str:
+    """Name of the open file; empty while it is not saved."""
+    return Path(bpy.data.filepath).name
 
 
 def results_folder() -> Path:
@@ -31,21 +50,25 @@ def results_folder() -> Path:
     return user_folder("results")
 
 
-def result_path(scene: bpy.types.Scene, seed: int, job_id: str) -> Path:
-    stem = Path(bpy.data.filepath).stem or "untitled"
-    name = re.sub(r'[\\/:*?"<>|\x00-\x1f]+', "_", f"{stem}_{scene.name}_{seed}_{job_id[:8]}")
-    return results_folder() / f"{name}.mp4"
+def result_path(scene: bpy.types.Scene, seed: int, job_id: str, *, stem: str = "", folder: Path | None = None) -> Path:
+    """Where a video will be; ``stem`` and ``folder`` take the place of what follows from the open file."""
+    stem = stem or f"{Path(bpy.data.filepath).stem or 'untitled'}_{scene.name}"
+    name = re.sub(r'[\\/:*?"<>|\x00-\x1f]+', "_", f"{stem}_{seed}_{job_id[:8]}")
+    return (folder or results_folder()) / f"{name}.mp4"
 
 
 def show_result(result: Result) -> bpy.types.Image:
-    """Loads the video as a movie image and shows it in an Image Editor, beside the largest area if there is none."""
+    """Loads the video as a movie image and shows it in an Image Editor, beside the largest area if there is none.
+
+    Raises RuntimeError where Blender cannot read it.
+    """
     image = bpy.data.images.load(str(result.path), check_existing=True)
     windows = bpy.context.window_manager.windows
     if len(windows) == 0:  # background
         return image
     area = next((a for w in windows for a in w.screen.areas if a.type == "IMAGE_EDITOR"), None)
     if area is None:
-        area = _new_image_editor(windows[0])
+        area = new_area(windows[0], "IMAGE_EDITOR")
     space = area.spaces.active
     space.image = image
     user = space.image_user
@@ -70,8 +93,8 @@ def _fit(pointer: int) -> None:
                     bpy.ops.image.view_all(fit_view=True)
 
 
-def _new_image_editor(window: bpy.types.Window) -> bpy.types.Area:
-    """The right-hand half of the window's largest 3D viewport, or of its largest area."""
+def new_area(window: bpy.types.Window, kind: str) -> bpy.types.Area:
+    """The right-hand half of the window's largest 3D viewport, or of its largest area, as an editor of ``kind``."""
     areas = list(window.screen.areas)
     largest = max(areas, key=lambda area: (area.type == "VIEW_3D", area.width * area.height))
     before = {area.as_pointer() for area in areas}
@@ -80,5 +103,5 @@ def _new_image_editor(window: bpy.types.Window) -> bpy.types.Area:
         bpy.ops.screen.area_split(direction="VERTICAL", factor=0.55)
     new = [area for area in window.screen.areas if area.as_pointer() not in before]
     area = new[0] if new else largest
-    area.type = "IMAGE_EDITOR"
+    area.type = kind
     return area

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .client.check import ServerStatus
+from .client.journal import JobRecord
 from .client.task import RenderTask, TaskState
+from .results.history import Entry
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Runtime:
     task_frame_start: int = 1
     problem: str = ""  # of the last export
     result: Result | None = None
+    file_number: int = 0  # counts the files that were opened, so that a result knows whether it is still at home
+    task_file: int = -1  # the file that the task was started in
+    followed: list[RenderTask] = field(default_factory=list)  # jobs of a Blender before this one
+    waiting: list[JobRecord] = field(default_factory=list)  # jobs that nobody follows
+    history: list[Entry] = field(default_factory=list)
+    rendering_original: str = ""  # the video whose original is being rendered
 
     @property
     def rendering(self) -> bool:

@@ -134,6 +134,10 @@ class Api:
     def cancel(self, job_id: str) -> JobStatus:
         return self._job("POST", f"jobs/{job_id}/cancel", {})
 
+    def fetch(self, job_id: str, name: str, timeout: float = TIMEOUT) -> bytes:
+        """A small file of a job's results, or its newest preview while it runs."""
+        return self._open("GET", f"jobs/{job_id}/{name}", None, {}, timeout, lambda response: response.read())
+
     def download(self, job_id: str, name: str, target: Path) -> None:
         """Saves ``name`` of a job's results; the file appears under its name only when it is complete."""
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -143,10 +147,7 @@ class Api:
                 self._open("GET", f"jobs/{job_id}/{name}", None, {}, _UPLOAD_TIMEOUT, _copy_to(file))
             os.replace(part, target)
         except OSError as error:
-            raise ClientError(
-                f"The result cannot be written to {target}: {error.strerror or error}",
-                "Free some space, or save the .blend file in a folder you may write to",
-            ) from error
+            raise not_written(target, error) from error
         finally:
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -236,6 +237,14 @@ class Api:
             "Correct the server's address in the add-on's preferences",
             "stranger",
         )
+
+
+def not_written(target: Path, error: OSError) -> ClientError:
+    return ClientError(
+        f"The result cannot be written to {target}: {error.strerror or error}",
+        "Free some space, or save the .blend file in a folder you may write to, then press Fetch Again",
+        "not_written",
+    )
 
 
 def _copy_to(file: Any) -> Callable:

@@ -94,6 +94,8 @@ class JobStatus:
     error: str = ""
     remedy: str = ""
     code: str = ""  # of the error
+    step: int = 0
+    preview: bool = False  # there is a picture of it
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> JobStatus:
@@ -109,4 +111,6 @@ class JobStatus:
             error=str(error.get("message") or ""),
             remedy=str(error.get("remedy") or ""),
             code=str(error.get("code") or ""),
+            step=int(progress.get("step") or 0),
+            preview=bool(progress.get("preview")),
         )

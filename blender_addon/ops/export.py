@@ -16,7 +16,9 @@ from ..client.protocol import GenerationRequest
 from ..client.task import RenderTask
 from ..core import Clip, ClipError, save_clip
 from ..preferences import server_address
-from ..result import result_path
+from ..result import desk, result_path
+from ..results import following
+from ..results.snapshot import shot_snapshot
 from ..runtime import RUNTIME
 from ..scene.export import ExportProgress, iter_export
 from ..shot import blocking, export_settings
@@ -207,14 +209,19 @@ class HVG3D_OT_render_real(_ExportSteps, bpy.types.Operator):
     def use_clip(self, context, clip: Clip) -> None:
         scene = bpy.data.scenes[self._scene_name]
         shot = scene.hvg3d
-        request = generation_request(shot)
         label = f"{Path(bpy.data.filepath).stem or 'untitled'}, {scene.name}"
-        task = RenderTask(server_address(), clip, request, Path(), label)
+        task = RenderTask(
+            server_address(),
+            clip,
+            generation_request(shot),
+            Path(),
+            label,
+            desk=desk(),
+            shot=shot_snapshot(scene),
+            first_picture=clip.views[0].reference if shot.reference_keep else None,
+        )
         task.output = result_path(scene, shot.seed, task.id)
-        RUNTIME.task, RUNTIME.task_state = task, None
-        RUNTIME.task_frame_start = shot.range_of(scene)[0]
-        task.start()
-        pump.ensure_running()
+        following.begin(task, shot.range_of(scene)[0])
 
 
 def generation_request(shot) -> GenerationRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..results import thumbs
 from ..runtime import RUNTIME
 
 
@@ -34,10 +35,19 @@ def draw_progress(layout, draw_text: Callable, width: int) -> None:
         row = layout.row(align=True)
         row.progress(text=f"{state.phase}{rest}", factor=state.fraction)
         row.operator("hvg3d.cancel", text="", icon="CANCEL")
+        picture = thumbs.live_icon()
+        if picture:
+            layout.box().template_icon(icon_value=picture, scale=7.0)
     if state.message:
         icon = {"done": "CHECKMARK", "failed": "ERROR"}.get(state.outcome, "INFO" if state.connected else "ERROR")
         draw_text(layout, state.message, width, icon)
     if state.remedy:
         draw_text(layout, state.remedy, width, "BLANK1")
+    if state.fetchable and RUNTIME.waiting:
+        layout.operator("hvg3d.fetch_result", icon="IMPORT").job = RUNTIME.task.id
     if state.outcome == "done":
-        layout.operator("hvg3d.show_result", icon="IMAGE_DATA")
+        row = layout.row(align=True)
+        path = str(RUNTIME.task.output)
+        row.operator("hvg3d.view_result", icon="IMAGE_DATA").result = path
+        row.operator("hvg3d.compare", text="Compare", icon="SEQ_SPLITVIEW").result = path
+        row.operator("hvg3d.reroll", icon="FILE_REFRESH").result = path
