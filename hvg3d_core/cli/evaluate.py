@@ -110,7 +110,8 @@ def evaluate(
 
     results = evaluate(plan, report)
     typer.echo(markdown(results))
-    typer.echo(f"written: {', '.join(str(out / name) for name in ('results.json', 'table.md'))}")
+    names = ("results.json", "table.md", *(("index.html",) if page else ()))
+    typer.echo(f"written: {', '.join(str(out / name) for name in names)}")
 
 
 def _size(text: str | None) -> tuple[int | None, int | None]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from .methods import (
     split_name,
 )
 from .networks import Loaded, load_networks
+from .page import write_page, write_sheet
 from .regions import FRAME
 from .results import Results
 from .scoring import GIVEN, ClipScorer, keep_scores, kept_scores, keys_of, mark_of
@@ -73,6 +75,14 @@ class _Features:
         self.of.setdefault(method, {}).setdefault(key, [None] * clips)[clip] = vectors
 
 
+@dataclass
+class _Shown:
+    """What the page has of the videos: for each clip, by method, where its pictures lie."""
+
+    sheets: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    fps: float = 8.0
+
+
 def choose_size(plan: Plan, samples: Sequence[Sample]) -> Size:
     """What is asked for; else that of the first model, or of the data with as many frames as the first video has."""
     if plan.models:
@@ -106,12 +116,14 @@ def evaluate(plan: Plan, on_clip: OnClip | None = None) -> Results:
     plan.out.mkdir(parents=True, exist_ok=True)
     generate_missing(methods, [sample for sample, _ in pairs], size, plan.out, on_clip)
     methods.append(Method(TRUTH))
-    results, features = score_all(plan, pairs, size, methods, metrics, networks, on_clip)
+    results, features, shown = score_all(plan, pairs, size, methods, metrics, networks, on_clip)
     results.baseline, results.not_computed = baseline, reasons
     _pool(results, features, [m for m in metrics if m.pooled and m.network in networks])
     results.settings = _settings(plan, size, methods, networks)
     results.write_json(plan.out / "results.json")
     (plan.out / "table.md").write_text(markdown(results), encoding="utf-8")
+    if plan.page:
+        write_page(results, shown.sheets, shown.fps, size.num_frames, plan.out)
     return results
 
 
@@ -131,12 +143,12 @@ def score_all(
     metrics: Sequence[Metric],
     networks: dict[str, Loaded],
     on_clip: OnClip | None = None,
-) -> tuple[Results, _Features]:
+) -> tuple[Results, _Features, _Shown]:
     """Every method's numbers of every readable clip, one clip in memory at a time."""
     names: list[str] = []
     said: list[dict] = []
     rows: list[dict[str, dict[str, float]]] = []
-    features = _Features()
+    features, shown = _Features(), _Shown()
     videos_seen = dict.fromkeys((m.label for m in methods if m.folder is not None), 0)
     for number, pair in enumerate(pairs, 1):
         sample = pair[0]
@@ -147,6 +159,7 @@ def score_all(
             continue
         scorer, clip = ClipScorer(truth), len(names)
         row: dict[str, dict[str, float]] = {}
+        sheets: dict[str, dict[str, Any]] = {}
         for method in methods:
             video = video_of(method, truth, sample, size, plan.out)
             if video is None:
@@ -156,6 +169,8 @@ def score_all(
             wanted = [m for m in metrics if method.label != TRUTH or m.of_truth]
             kept = plan.out / "scores" / slug(method.label) / f"{slug(truth.name)}.json"
             row[method.label] = _scores(scorer, video, truth, wanted, networks, kept)
+            if plan.page:
+                sheets[method.label] = write_sheet(video, method.label, truth.name, plan.out)
             for metric in metrics:
                 if metric.pooled and metric.network in networks:
                     for scope in metric.scopes:
@@ -165,6 +180,8 @@ def score_all(
         names.append(truth.name)
         said.append(truth.said)
         rows.append(row)
+        shown.sheets.append(sheets)
+        shown.fps = truth.fps
         if on_clip is not None:
             on_clip("scores", truth.name, number, len(pairs))
     if not names:
@@ -186,7 +203,7 @@ def score_all(
         results.values[method.label] = {
             key: np.array([row.get(method.label, {}).get(key, float("nan")) for row in rows]) for key in keys
         }
-    return results, features
+    return results, features, shown
 
 
 def _scores(

@@ -15,7 +15,7 @@ import numpy as np
 
 CLASSES = 3  # background, hand, object, as in Truth.labels
 BINS = (12, 20, 20)  # of L, a, b
-SMOOTHING = 1.0  # bins
+SMOOTHING = 0.5  # bins
 FLOOR = 1e-4  # of a colour that a class never showed in frame 0
 NEIGHBOURHOOD = 1 / 25  # of the height
 

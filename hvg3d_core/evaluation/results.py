@@ -60,7 +60,9 @@ class Results:
 
     def as_json(self) -> dict[str, Any]:
         def row(interval: Interval | None) -> dict[str, Any] | None:
-            return None if interval is None else vars(interval)
+            if interval is None:
+                return None
+            return {k: v if np.isfinite(v) else None for k, v in vars(interval).items()}
 
         summary = {
             subset: {

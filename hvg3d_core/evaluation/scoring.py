@@ -16,7 +16,7 @@ from .regions import FRAME, REGION
 from .tracks import track_scores
 from .truths import Truth, digest
 
-VERSION = 1  # raise it where a definition changes: numbers that were kept are then computed anew
+VERSION = 2  # raise it where a definition changes: numbers that were kept are then computed anew
 GIVEN = 1  # frame 0 is given to the network: only the frames that it had to make count
 
 PIXELS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]] = {
@@ -51,11 +51,8 @@ class ClipScorer:
             self._views[scope] = self.truth.region.view(self.truth.frames, scope)
         return self._views[scope]
 
-    def score(self, video: np.ndarray, wanted: Iterable[str], of_truth: bool = False) -> dict[str, float]:
-        """Values by ``metric.scope``; NaN where the clip has no region, or too few frames or pixels for a metric.
-
-        ``of_truth``: the video is the true one, and only what means something for it is computed.
-        """
+    def score(self, video: np.ndarray, wanted: Iterable[str]) -> dict[str, float]:
+        """Values by ``metric.scope``; NaN where the clip has no region, or too few frames or pixels for a metric."""
         values: dict[str, float] = {}
         names = list(wanted)
         truth, region = self.truth, self.truth.region
@@ -82,14 +79,16 @@ class ClipScorer:
                 else:
                     number = TIMES[metric](made, true)
             values[name] = min(number, frame_metrics.PSNR_CAP) if metric.startswith("psnr") else number
-        if "flicker.frame" in names or "flicker.region" in names:
-            flow, known = truth.flow
-            values["flicker.frame"] = video_metrics.flicker(video, flow, known)
-            values["flicker.region"] = video_metrics.flicker(video, flow, known, region.mask)
-        if "track_error.region" in names or "track_within.region" in names:
-            error, within_ = track_scores(video, truth.tracks, truth.seen)
+        chosen = {name.split(".")[0] for name in names}
+        flow = video_metrics.optical_flow(video) if chosen & {"flicker", "track_error", "track_within"} else None
+        if flow is not None and "flicker" in chosen:
+            errors, known = video_metrics.warping_error(video, flow, video_metrics.optical_flow(video[::-1])[::-1])
+            values["flicker.frame"] = video_metrics.flicker(errors, known)
+            values["flicker.region"] = video_metrics.flicker(errors, known, region.mask)
+        if flow is not None and chosen & {"track_error", "track_within"}:
+            error, within_ = track_scores(flow, truth.tracks, truth.seen)
             values |= {"track_error.region": error, "track_within.region": within_}
-        if "hand_iou.region" in names or "object_iou.region" in names:
+        if chosen & {"hand_iou", "object_iou"}:
             hand, thing = mask_ious(video, truth.frames, truth.labels)
             values |= {"hand_iou.region": hand, "object_iou.region": thing}
         return {name: values[name] for name in names if name in values}

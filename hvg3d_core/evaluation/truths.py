@@ -17,7 +17,6 @@ from ..training.dataset import Sample, find_samples
 from .errors import EvaluationError
 from .regions import Region
 from .subsets import matches, read_manifest
-from .video_metrics import true_flow
 
 HAND_ROLES, OBJECT_ROLES = ("left_hand", "right_hand"), ("object",)
 
@@ -50,10 +49,6 @@ class Truth:
     @cached_property
     def region(self) -> Region:
         return Region(self.labels > 0)
-
-    @cached_property
-    def flow(self) -> tuple[np.ndarray, np.ndarray]:
-        return true_flow(self.frames)
 
     @cached_property
     def digest(self) -> str:

@@ -53,27 +53,15 @@ def ssim_3d(generated: np.ndarray, truth: np.ndarray) -> float:
     )
 
 
-def true_flow(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each pixel of frame t goes in frame t + 1: flow (T - 1) x H x W x 2 in pixels (x, y), and whether it can
-    be followed, (T - 1) x H x W bool.
-
-    DIS optical flow (Kroeger et al. 2016). A pixel counts where flow forth and back cancel: the test of
-    Sundaram et al. 2010, |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5.
-    """
+def optical_flow(video: np.ndarray) -> np.ndarray:
+    """Where each pixel of frame t goes in frame t + 1: (T - 1) x H x W x 2 float32 pixels (x, y), by DIS optical flow
+    (Kroeger et al. 2016, OpenCV), which needs no weights."""
     import cv2
 
     estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    gray = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in truth]
-    forth = [estimator.calc(a, b, None) for a, b in pairwise(gray)]
-    back = [estimator.calc(b, a, None) for a, b in pairwise(gray)]
-    flows, known = [], []
-    for f, b in zip(forth, back, strict=True):
-        returned, inside = warp(b, f)
-        loop = ((f + returned) ** 2).sum(-1)
-        size = (f**2).sum(-1) + (returned**2).sum(-1)
-        flows.append(f)
-        known.append(inside & (loop < 0.01 * size + 0.5))
-    return np.stack(flows), np.stack(known)
+    estimator.setFinestScale(0)  # the preset stops at half the size, for speed
+    gray = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in video]
+    return np.stack([estimator.calc(a, b, np.zeros((*a.shape, 2), np.float32)) for a, b in pairwise(gray)])
 
 
 def warp(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,16 +75,33 @@ def warp(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), inside
 
 
-def flicker(video: np.ndarray, flow: np.ndarray, known: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Warping error (Lai et al. 2018): mean absolute difference, in [0, 1], between a frame and the next one brought
-    back along the *true* video's motion (:func:`true_flow`), where that is known and, if given, ``mask`` holds.
+def warping_error(
+    video: np.ndarray, forth: np.ndarray, back: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """|frame t - frame t + 1 brought back along the video's own motion|, mean over colours, (T - 1) x H x W in [0, 1];
+    and where the motion can be followed, (T - 1) x H x W bool: inside the image, and flow forth and back cancel,
+    |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5 (Sundaram et al. 2010).
 
-    NaN where nothing can be followed. The true video's own value is the floor: noise, shading and the flow's errors.
+    The measure of Lai et al. 2018, with the flow of the video itself: whether it goes where the truth goes is for
+    the tracks to say. ``forth[t]`` leads from frame t to t + 1, ``back[t]`` from t + 1 to t; without ``back`` all of
+    ``forth`` is trusted.
     """
-    total, count = 0.0, 0
-    for t in range(len(video) - 1):
-        back, _ = warp(video[t + 1].astype(np.float32), flow[t])
-        where = known[t] if mask is None else known[t] & mask[t]
-        total += float(np.abs(back - video[t].astype(np.float32))[where].sum())
-        count += 3 * int(where.sum())
-    return total / count / 255.0 if count else float("nan")
+    errors, known = [], []
+    for t, motion in enumerate(forth):
+        returned, inside = warp(video[t + 1].astype(np.float32), motion)
+        errors.append(np.abs(returned - video[t].astype(np.float32)).mean(axis=-1) / 255.0)
+        if back is not None:
+            other, _ = warp(back[t], motion)
+            loop = ((motion + other) ** 2).sum(-1)
+            inside &= loop < 0.01 * ((motion**2).sum(-1) + (other**2).sum(-1)) + 0.5
+        known.append(inside)
+    return np.stack(errors), np.stack(known)
+
+
+def flicker(errors: np.ndarray, known: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Mean of :func:`warping_error` where the motion is known and, if given, ``mask`` (T x H x W) holds in frame t.
+
+    NaN where nothing can be followed. A frozen video has none, so the true video's own value is what to aim at.
+    """
+    where = known if mask is None else known & mask[:-1]
+    return float(errors[where].mean()) if where.any() else float("nan")
