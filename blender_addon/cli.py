@@ -127,7 +127,8 @@ def _batch(given: argparse.Namespace) -> int:
         while batch.running:
             time.sleep(0.1)
     finally:
-        signal.signal(signal.SIGINT, before)
+        # None: it was not set from Python, as in Blender's own program.
+        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
         batch.stop()
         page = batch.close(10)
     return speaker.conclude(batch, page)

@@ -18,11 +18,13 @@ _FIRST = ("failed", "running", "exporting", "sending", "queued", "ready", "waiti
 
 class HVG3D_UL_batch_scenes(bpy.types.UIList):
     def draw_item(self, context, layout, data, item, icon, active_data, active_property):
+        layout.use_property_split = False
         layout.prop(item.hvg3d_batch, "use", text=item.name, translate=False)
 
 
 class _FilteredList:
     def draw_item(self, context, layout, data, item, icon, active_data, active_property):
+        layout.use_property_split = False
         layout.prop(item, "hvg3d_batch", text=item.name, translate=False)
 
     def names(self, context) -> set[str]:
@@ -55,29 +57,15 @@ class HVG3D_PT_batch(Panel, bpy.types.Panel):
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw_shot(self, layout, context, shot):
-        settings = context.scene.hvg3d_batch
-        column = layout.column()
-        column.enabled = not SESSION.running
-        _list(column, "HVG3D_UL_batch_scenes", "scenes", settings, "scene_index", "Scenes", "SCENES")
-        _list(column, "HVG3D_UL_batch_cameras", "objects", settings, "camera_index", "Cameras", "CAMERAS")
-        _list(column, "HVG3D_UL_batch_actions", "actions", settings, "action_index", "Actions", "ACTIONS")
-        column.prop(settings, "seed_source", expand=True)
-        column.prop(settings, "seed_count" if settings.seed_source == "COUNT" else "seeds")
-        column.prop(settings, "folder")
-        column.prop(settings, "in_flight")
-        column.prop(settings, "retry_failed")
-        row = column.row(align=True)
-        row.operator("hvg3d.batch_load", icon="IMPORT")
-        row.operator("hvg3d.batch_save", icon="EXPORT")
-
-        if not SESSION.running:
-            draw_text(layout, SESSION.count_text(context), context.region.width, "PRESET")
-        row = layout.row(align=True)
-        row.scale_y = 1.4
         if SESSION.running:
+            row = layout.row(align=True)
             row.operator("hvg3d.batch_stop", icon="CANCEL")
         else:
+            _draw_settings(layout, context.scene.hvg3d_batch)
+            draw_text(layout, SESSION.count_text(context), context.region.width, "PRESET")
+            row = layout.row(align=True)
             row.operator("hvg3d.batch_start", icon="RENDER_ANIMATION")
+        row.scale_y = 1.4
         row.operator("hvg3d.batch_report", text="", icon="URL")
         self._draw_progress(layout, context.region.width)
 
@@ -103,6 +91,20 @@ class HVG3D_PT_batch(Panel, bpy.types.Panel):
             box.label(text=f"and {len(rows) - _LINES} more", icon="BLANK1")
 
 
+def _draw_settings(layout, settings) -> None:
+    _list(layout, "HVG3D_UL_batch_scenes", "scenes", settings, "scene_index", "Scenes", "SCENES")
+    _list(layout, "HVG3D_UL_batch_cameras", "objects", settings, "camera_index", "Cameras", "CAMERAS")
+    _list(layout, "HVG3D_UL_batch_actions", "actions", settings, "action_index", "Actions", "ACTIONS")
+    layout.row().prop(settings, "seed_source", expand=True)
+    layout.prop(settings, "seed_count" if settings.seed_source == "COUNT" else "seeds")
+    layout.prop(settings, "folder")
+    layout.prop(settings, "in_flight")
+    layout.prop(settings, "retry_failed")
+    row = layout.row(align=True)
+    row.operator("hvg3d.batch_load", icon="IMPORT")
+    row.operator("hvg3d.batch_save", icon="EXPORT")
+
+
 def _list(layout, kind: str, collection: str, settings, index: str, title: str, all_of: str) -> None:
     head = layout.row(align=True)
     head.label(text=title)
@@ -112,12 +114,13 @@ def _list(layout, kind: str, collection: str, settings, index: str, title: str, 
 
 
 def _draw_row(layout, row: Row, width: int) -> None:
+    name = row.shot.label.partition(", ")[2]  # without the file, which is the open one
     if row.state == "running":
         left = f", {duration(row.eta)} left" if row.eta is not None else ""
-        layout.progress(text=f"{row.shot.label}: {row.phase}{left}", factor=row.fraction)
+        layout.progress(text=f"{name}: {row.phase}{left}", factor=row.fraction)
         return
-    state = "" if row.state in ("done", "failed") else f": {row.phase}"
-    draw_text(layout, f"{row.shot.label}{state}", width, _ICONS.get(row.state, "TIME"))
+    state = f": {row.phase}" if row.state in ("sending", "queued") else ""
+    draw_text(layout, f"{name}{state}", width, _ICONS.get(row.state, "TIME"))
     if row.state == "failed":
         draw_text(layout, f"{row.message}. {row.remedy}", width, "BLANK1")
 
