@@ -60,12 +60,12 @@ def build(movie: Path, layout: str = "WIPE") -> bpy.types.Scene:
     real = _real(editor, movie, metadata, first, last)
     other = _original(editor, scene, movie, shot, original)
     effect = effect_strip(
-        editor, WIPE, "WIPE", _LAYERS[WIPE], first, last + 1, *((other, real) if other else (real, real))
+        editor, WIPE, "WIPE", _LAYERS[WIPE], first, last + 1, *((real, other) if other else (real, real))
     )
     effect.use_default_fade = False
     effect.effect_fader = wipe
     effect.transition_type = "SINGLE"
-    effect.angle = -1.5707963  # from left to right
+    effect.angle = -1.5707963  # the scene on the left of the line, the video on the right
     effect.blur_width = 0.0
     settings.layout = layout
     arrange(scene)
@@ -203,8 +203,9 @@ def _original(editor, scene: bpy.types.Scene, movie: Path, shot: dict[str, Any],
     """Rendered frames where all are there, else the scene itself; and its sound. None where the scene is gone."""
     strips = sequencer_strips(editor)
     first, last = int(shot["frame_start"]), int(shot["frame_end"])
-    if original is not None:
+    if original is not None and original.sequence_editor is not None:
         sound = strips.new_scene(SOUND, original, _LAYERS[SOUND], first)
+        sound.scene_input = "SEQUENCER"  # a scene's picture comes without the sound of its sequencer
         _fit(sound, original, first, last)
         sound.blend_alpha = 0.0  # heard, not seen: the picture is not even rendered
         sound.blend_type = "ALPHA_OVER"

@@ -25,7 +25,7 @@ from tests.server.serverkit import RunningServer  # noqa: E402
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with RunningServer(tmp_path_factory.mktemp("server") / "home", step_seconds=0.25) as running:
+    with RunningServer(tmp_path_factory.mktemp("server") / "home", step_seconds=0.2) as running:
         yield running
 
 
