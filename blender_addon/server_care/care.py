@@ -376,7 +376,7 @@ class Care:
         except CareError as error:
             return ServerStatus("problem", error.message, error.remedy, code=error.code)
         gone = "The server has gone" if self.status.state == "ready" else "The server is not running"
-        return ServerStatus("problem", gone, "Start it", code="off")
+        return ServerStatus("problem", gone, "Press Start", code="off")
 
     def _look_at_process(self) -> None:
         """One that has ended without being asked to is started again, once; then it is offered."""

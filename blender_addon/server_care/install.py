@@ -29,6 +29,7 @@ EXTRAS = "network,server"
 _TORCH = "torch>=2.6"
 _TORCH_CPU = "torch==2.13.0+cpu"  # the build that the tests run with
 _ROOM = {"CPU": 3 * 10**9, "GPU": 10 * 10**9}  # bytes; see docs/blender.md for what it takes in the end
+_LITTLE_ROOM = 30 * 10**6
 _TRY = """
 import importlib
 for name in ("torch", "diffusers", "transformers", "av", "fastapi", "server.__main__", "hvg3d_core.generate"):
@@ -202,7 +203,7 @@ class Installation:
             shutil.rmtree(managed.env)
         code, lines = run_module(found.executable, ("venv", str(managed.env)), managed.log, self._cancelled)
         if code or not managed.python.exists():
-            reason = explain_pip(lines, code)
+            reason = self._reason(lines, code)
             if reason.code == "pip":
                 message = f"{found.python} cannot make an environment: {(lines or ['it gave no reason'])[-1][:200]}"
                 reason = CareError("no_python", message, "Choose another Python in the add-on's preferences", lines)
@@ -250,8 +251,17 @@ class Installation:
             on_pause,
         )
         if code and not may_fail:
-            raise explain_pip(lines, code)
+            raise self._reason(lines, code)
         return code == 0
+
+    def _reason(self, lines: list[str], code: int) -> CareError:
+        """What it says, or, where it says nothing of use, what the disk says."""
+        reason = explain_pip(lines, code)
+        free = shutil.disk_usage(self._managed.folder).free
+        if reason.code != "pip" or free > _LITTLE_ROOM:
+            return reason
+        text = f"The disk of {self._managed.folder} is full: {free // 10**6} MB are free"
+        return CareError("disk_full", text, "Free some space, then go on", lines[-12:])
 
     def _newer_options(self) -> list[str]:
         """What the pip of the environment understands."""

@@ -33,8 +33,9 @@ if found.get("hvg3d_core"):
         version = hvg3d_core.__version__
     except Exception as error:
         version = ""
-print(json.dumps({"version": list(sys.version_info[:3]), "base": sys.base_prefix,
-                  "executable": sys.executable, "found": found, "hvg3d": version, "bits": 64 if sys.maxsize > 2**32 else 32}))
+bits = 64 if sys.maxsize > 2**32 else 32
+print(json.dumps({"version": list(sys.version_info[:3]), "base": sys.base_prefix, "executable": sys.executable,
+                  "found": found, "hvg3d": version, "bits": bits}))
 """
 
 

@@ -25,8 +25,8 @@ def state_icon() -> str:
     return _ICONS.get(status.state, "QUESTION")
 
 
-def draw_state(layout, width: int) -> None:
-    """The state with its remedy, and the buttons that bring it about."""
+def draw_state(layout, width: int, without: tuple[str, ...] = ()) -> None:
+    """The state with its remedy, and the buttons that bring it about, save those that are drawn elsewhere."""
     status = RUNTIME.server
     row = layout.row()
     draw_text(row, status.message, width - 30, state_icon())
@@ -125,7 +125,8 @@ class HVG3D_PT_server(Panel, bpy.types.Panel):
         if preferences() is None:
             draw_text(layout, "Switch the add-on on in the preferences", width, "INFO")
             return
-        draw_state(layout.column(align=True), width)
+        elsewhere = ("hvg3d.check_server", "hvg3d.start_server", "hvg3d.stop_server")
+        draw_state(layout.column(align=True), width, elsewhere)
         column = layout.column()
         column.use_property_split = False
         draw_where(column)
@@ -139,7 +140,8 @@ def draw_preferences(layout) -> None:
     """All of it, in the add-on's preferences."""
     chosen = preferences()
     box = layout.box().column()
-    draw_state(box.column(align=True), _WIDE)
+    elsewhere = ("hvg3d.check_server", "hvg3d.start_server", "hvg3d.stop_server", "hvg3d.show_preferences")
+    draw_state(box.column(align=True), _WIDE, elsewhere)
     column = layout.column()
     draw_where(column)
     if chosen.find_server == "ADDRESS":
