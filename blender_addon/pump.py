@@ -63,7 +63,9 @@ def redraw() -> None:
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
             if area.type in ("VIEW_3D", "PREFERENCES", "SEQUENCE_EDITOR"):
-                area.tag_redraw()
+                for region in area.regions:  # of a viewport the sidebar alone: drawing a scene can take long
+                    if region.type == "UI" or area.type == "PREFERENCES":
+                        region.tag_redraw()
 
 
 def _tick() -> float | None:

@@ -180,13 +180,18 @@ def start(
         raise
 
 
+def _private(path: str, flags: int) -> int:
+    """For its owner only: the log has the link to the server's page in it."""
+    return os.open(path, flags, 0o600)
+
+
 def _spawn(launch: Launch) -> LocalServer:
     log = launch.home / LOG_NAME
     command = [*launch.program.command, "--home", str(launch.home), "--port", str(launch.port), "--with-parent"]
     try:
         if log.exists() and log.stat().st_size:
             os.replace(log, log.with_suffix(".old.log"))
-        with open(log, "wb") as file:
+        with open(log, "wb", opener=_private) as file:
             process = subprocess.Popen(
                 [*command, *launch.options],
                 stdin=subprocess.PIPE,
