@@ -178,6 +178,11 @@ def test_interval_of_a_pooled_metric_lies_about_it():
     assert found.low < found.mean < found.high
     assert found.count == 48
     assert found.mean == pytest.approx(frechet_distance(np.concatenate(made), np.concatenate(truth)))
+    wide = [np.concatenate([v, rng.normal(0, 1, (4, 200))], axis=1) for v in made]
+    true = [np.concatenate([v, rng.normal(0, 1, (4, 200))], axis=1) for v in truth]
+    reduced = frechet_of_clips(wide, true)  # fewer vectors than dimensions: computed in a smaller basis
+    assert reduced is not None
+    assert reduced.mean == pytest.approx(frechet_distance(np.concatenate(wide), np.concatenate(true)))
     assert frechet_of_clips([made[0][:1]], [truth[0][:1]]) is None
 
 
