@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from hvg3d_core.cli.main import app
 from hvg3d_core.conditions import load_clip
+from hvg3d_core.evaluation import distributions
 from hvg3d_core.evaluation import evaluate as module
 from hvg3d_core.evaluation.errors import EvaluationError
 from hvg3d_core.evaluation.evaluate import Plan, evaluate
@@ -80,7 +81,9 @@ def test_numbers_subsets_and_differences_are_those_of_the_clips(data, tmp_path):
     assert f"{np.mean(expected['near']):.2f} [" in text
 
 
-def test_every_metric_has_a_number_and_the_truth_bounds_them(data, tmp_path, weights_folder):  # noqa: F811
+@pytest.mark.slow
+def test_every_metric_has_a_number_and_the_truth_bounds_them(data, tmp_path, weights_folder, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(distributions, "DRAWS", 20)
     options = {"metrics": ("all",), "weights": (str(weights_folder),), "page": False, "limit": 2, "subsets": ("all",)}
     results = evaluate(plan(data, tmp_path, **options))
     assert not results.not_computed
