@@ -2,8 +2,9 @@
 """Makes the extension's zip: ``python -m blender_addon.build_extension`` writes ``dist/hvg3d-<version>.zip``.
 
 The add-on's modules, its demo assets and a copy of ``hvg3d_core/conditions``, the only part of the library that runs in
-Blender. Built with the tool that comes with the ``bpy`` wheel where it is installed (it checks the manifest), else with
-the standard library; the content is the same. Needs no Blender.
+Blender. The same sources give the same bytes. Checked by the tool that comes with the ``bpy`` wheel where that is
+installed. With ``--repository DIR`` the zip goes there, and the folder becomes a repository that Blender can subscribe
+to (:mod:`blender_addon.repository`). Needs no Blender.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .repository import LISTING, PAGE, RepositoryError, write_repository
+
 ADDON = Path(__file__).resolve().parent
 ROOT = ADDON.parent
-# What only a checkout needs: this file, the command line on the bpy wheel, the generator of training data.
-_LEFT_OUT = {"build_extension.py", "headless.py", "demo/generate.py", "demo/randomise.py", "demo/records.py"}
+# What only a checkout needs: building, the command line on the bpy wheel, the generator of training data.
+_LEFT_OUT = {
+    *("build_extension.py", "repository.py", "headless.py"),
+    *("demo/generate.py", "demo/randomise.py", "demo/records.py"),
+}
 _CORE_INIT = '# SPDX-License-Identifier: Apache-2.0\n"""The part of the HVG-3D library that runs inside Blender."""\n'
 
 
@@ -59,38 +63,42 @@ def blender_tool() -> Path | None:
 
 
 def build(out: Path, *, use_blender: bool = True) -> Path:
-    """Writes the zip into the folder ``out`` and returns its path."""
+    """Writes the zip into the folder ``out`` and returns its path. Blender's tool has to accept it, if it is there."""
     files = content()
     identifier = tomllib.loads(files["blender_manifest.toml"].decode())["id"]
     out.mkdir(parents=True, exist_ok=True)
     target = out / f"{identifier}-{version()}.zip"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, data in sorted(files.items()):
+            entry = zipfile.ZipInfo(name)  # of 1980: no time of today, same in, same out
+            entry.create_system, entry.external_attr = 3, 0o100644 << 16  # also where it is built on Windows
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, data, compresslevel=9)
     tool = blender_tool() if use_blender else None
-    if tool is None:
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in sorted(files.items()):
-                archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)  # no time stamps: same in, same out
-        return target
-    with tempfile.TemporaryDirectory(prefix="hvg3d_") as folder:
-        source = Path(folder) / identifier
-        for name, data in files.items():
-            path = source / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        made = Path(folder) / "made"
-        made.mkdir()
-        command = [sys.executable, str(tool), "build", "--source-dir", str(source), "--output-dir", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True)
+    if tool is not None:
+        done = subprocess.run([sys.executable, str(tool), "validate", str(target)], capture_output=True, text=True)
         if done.returncode:
+            target.unlink()
             raise SystemExit(f"Blender's packager refuses the extension:\n{done.stdout}{done.stderr}")
-        shutil.copyfile(next(made.glob("*.zip")), target)
     return target
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m blender_addon.build_extension", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for the zip (%(default)s)")
-    path = build(parser.parse_args(argv).out)
+    parser.add_argument(
+        "--repository", type=Path, metavar="DIR", help="folder for the zip, made a repository to subscribe to"
+    )
+    given = parser.parse_args(argv)
+    path = build(given.repository or given.out)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    if given.repository is not None:
+        try:
+            entries = write_repository(given.repository)
+        except RepositoryError as error:
+            raise SystemExit(f"error: {error}") from None
+        listed = ", ".join(f"{entry['id']} {entry['version']}" for entry in entries)
+        print(f"{given.repository / LISTING}: {listed}. Serve the folder over HTTP; {PAGE} says how to subscribe")
     return 0
 
 

@@ -25,17 +25,6 @@ def package(tmp_path_factory) -> Path:
     return build_extension.build(tmp_path_factory.mktemp("dist"))
 
 
-@needs_bpy
-def test_both_ways_of_building_give_the_same_files(package, tmp_path):
-    """Blender's packager and the plain one: same names, same bytes."""
-    plain = build_extension.build(tmp_path, use_blender=False)
-    contents = []
-    for path in (package, plain):
-        with zipfile.ZipFile(path) as archive:
-            contents.append({name: archive.read(name) for name in archive.namelist() if not name.endswith("/")})
-    assert contents[0] == contents[1]
-
-
 def test_the_zip_has_all_it_needs_and_nothing_else(package):
     import hvg3d_core
 
