@@ -117,8 +117,7 @@ def _page(data: dict[str, Any]) -> str:
             '<button id="original">Show the scene</button><label>Size <input type="range" id="size" min="160" '
             'max="720" value="260" aria-label="Size"></label></div>'
         )
-        parts += _groups(results)
-        parts.append("</section>")
+        parts += ['<div class="groups">', *_groups(results), "</div></section>"]
     parts.append(f"</main><script>{_SCRIPT}</script></body></html>\n")
     return "".join(parts)
 
@@ -173,7 +172,7 @@ def _groups(entries: list[dict[str, Any]]) -> list[str]:
             ]
         picture = f'<img src="{_url(first["picture"])}" alt="First picture" loading="lazy">' if first["picture"] else ""
         parts.append(
-            f'<article><div class="unit">{picture}<div><h3>{escape(heading)}</h3>'
+            f'<article><div class="unit">{picture}<div class="about"><h3>{escape(heading)}</h3>'
             f'<p>{escape(" · ".join(about))}</p></div></div><div class="cards">'
         )
         parts += [_card(entry) for entry in members]
@@ -241,10 +240,12 @@ button{font:inherit;padding:.4rem .9rem;border:1px solid var(--line);border-radi
 color:inherit;cursor:pointer}
 button[aria-pressed=true]{border-color:var(--accent);color:var(--accent)}
 :focus-visible{outline:2px solid var(--accent);outline-offset:2px}
-article{margin:0 0 1.8rem}.unit{display:flex;gap:.9rem;align-items:center;margin-bottom:.6rem}
-.unit img{height:3.4rem;border-radius:6px;background:#000}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(var(--size,260px),1fr));gap:1rem}
-figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:10px;overflow:hidden}
+.groups{display:flex;flex-wrap:wrap;gap:1.6rem 2rem;align-items:flex-start}article{max-width:100%}
+.unit{display:flex;gap:.9rem;align-items:center;margin-bottom:.6rem}
+.about{width:0;flex:1 1 0;min-width:12rem}.unit img{height:3.4rem;border-radius:6px;background:#000}
+.cards{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
+figure{margin:0;width:min(var(--size,260px),100%);
+background:var(--card);border:1px solid var(--line);border-radius:10px;overflow:hidden}
 video{display:block;width:100%;background:#000}figcaption{padding:.5rem .8rem}
 figcaption>span{color:var(--soft);float:right}details summary{cursor:pointer;color:var(--soft)}
 dl{display:grid;grid-template-columns:auto 1fr;gap:.15rem .8rem;margin:.5rem 0;font-size:.9em}dt{color:var(--soft)}

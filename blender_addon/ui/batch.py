@@ -85,8 +85,10 @@ class HVG3D_PT_batch(Panel, bpy.types.Panel):
         rows = list(batch.rows.values())  # at once: the courier changes them meanwhile
         rows.sort(key=lambda row: _FIRST.index(row.state))
         box = layout.box().column(align=True)
+        told = ""
         for row in rows[:_LINES]:
-            _draw_row(box, row, width)
+            _draw_row(box, row, width, told)
+            told = row.message
         if len(rows) > _LINES:
             box.label(text=f"and {len(rows) - _LINES} more", icon="BLANK1")
 
@@ -113,7 +115,8 @@ def _list(layout, kind: str, collection: str, settings, index: str, title: str, 
     layout.template_list(kind, "", bpy.data, collection, settings, index, rows=2, maxrows=5)
 
 
-def _draw_row(layout, row: Row, width: int) -> None:
+def _draw_row(layout, row: Row, width: int, told: str) -> None:
+    """``told``: the message of the row above, which need not be said again."""
     name = row.shot.label.partition(", ")[2]  # without the file, which is the open one
     if row.state == "running":
         left = f", {duration(row.eta)} left" if row.eta is not None else ""
@@ -121,7 +124,7 @@ def _draw_row(layout, row: Row, width: int) -> None:
         return
     state = f": {row.phase}" if row.state in ("sending", "queued") else ""
     draw_text(layout, f"{name}{state}", width, _ICONS.get(row.state, "TIME"))
-    if row.state == "failed":
+    if row.state == "failed" and row.message != told:
         draw_text(layout, f"{row.message}. {row.remedy}", width, "BLANK1")
 
 

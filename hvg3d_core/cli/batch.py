@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,8 +108,7 @@ def batch(
         raise typer.Exit(
             _follow([*command, "--server", str(default_home()) if server == "local" else server], environment)
         )
-    home = (out or Path("out/batch")) / "server"
-    with _own_server(home, model) as address:
+    with _own_server(_folder(source, out) / "server", model) as address:
         raise typer.Exit(_follow([*command, "--server", address], environment))
 
 
@@ -123,24 +123,49 @@ def _options(given: dict[str, Any]) -> list[str]:
     return options
 
 
+def _folder(source: Path, out: Path | None) -> Path:
+    """Where the batch will work: the option, or what the plan says, counted from the plan, or the usual one."""
+    if out is None and source.suffix == ".toml":
+        try:
+            named = tomllib.loads(source.read_text("utf-8")).get("out")
+        except (OSError, ValueError):
+            named = None  # the batch itself will say what is wrong with it
+        if isinstance(named, str):
+            return source.parent / named
+    return out or Path("out/batch")
+
+
 @contextmanager
 def _own_server(home: Path, model: str | None) -> Iterator[str]:
-    """A server of the batch's own; one that was left over when this command was killed is taken on, and then ended."""
+    """A server of the batch's own, on a free port of this machine.
+
+    One that was left over when this command was killed is taken on, and ended in its stead; one whose command still
+    lives is only used.
+    """
+    import psutil
+
     from ..client import Client, ClientError
     from .client import running_server
 
+    owner = home / "batch.pid"
     try:
         with Client.at_home(home, patience=0) as left_over:
             left_over.health()
         pid = int(json.loads((home / "server.json").read_text("utf-8"))["pid"])
+        abandoned = not psutil.pid_exists(int(owner.read_text("utf-8")))
     except (ClientError, OSError, ValueError, KeyError):
+        home.mkdir(parents=True, exist_ok=True)
+        owner.write_text(str(os.getpid()), "utf-8")
         with running_server(home, model=model or "nano"):
             yield str(home)
         return
+    if abandoned:
+        owner.write_text(str(os.getpid()), "utf-8")
     try:
         yield str(home)
     finally:
-        os.kill(pid, signal.SIGTERM)
+        if abandoned:
+            psutil.Process(pid).terminate()
 
 
 def _follow(command: list[str], environment: dict[str, str]) -> int:
