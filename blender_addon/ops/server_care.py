@@ -243,7 +243,7 @@ def install_order() -> Order:
     chosen = preferences()
     settings = care_settings()
     package = Path(__file__).resolve().parents[1]
-    wheel = find_wheel(tidy_path(chosen.install_wheel), (package / "wheels", package.parent / "dist"))
+    wheel = find_wheel(tidy_path(chosen.install_wheel), (package / "server_wheel", package.parent / "dist"))
     return Order(
         managed=settings.managed,
         version=settings.version,

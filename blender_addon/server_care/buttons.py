@@ -15,6 +15,7 @@ _AGAIN: Button = ("Try Again", "hvg3d.check_server", {})
 _START: Button = ("Start", "hvg3d.start_server", {})
 _INSTALL: Button = ("Install", "hvg3d.install_server", {})
 _GO_ON: Button = ("Go On", "hvg3d.install_server", {})
+_CANCEL: Button = ("Cancel", "hvg3d.cancel_install", {})
 _PREFERENCES: Button = ("Preferences", "hvg3d.show_preferences", {})
 _LOG: Button = ("Show Log", "hvg3d.show_server_log", {})
 _STOP: Button = ("Stop", "hvg3d.stop_server", {})
@@ -26,6 +27,7 @@ _BY_CODE: dict[str, tuple[Button, ...]] = {
     "gone": (_START, _LOG),
     "not_installed": (_INSTALL, _PREFERENCES),
     "unfinished": (_GO_ON, _PREFERENCES),
+    "installing": (_CANCEL,),
     "incomplete": (_INSTALL, _PREFERENCES),
     "broken": (_AGAIN, _PREFERENCES),
     "port_taken": (_ANY_PORT, _PREFERENCES),

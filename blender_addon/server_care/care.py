@@ -140,6 +140,8 @@ class Care:
         self.installation = Installation(order)
         self.install_state = InstallState("Preparing")
         self.installation.start()
+        if self.status.state == "problem":
+            self.ask()
 
     def cancel_install(self) -> None:
         if self.installation is not None:
@@ -151,6 +153,8 @@ class Care:
         self.removing = True
         self.install_state = InstallState("Removing the server")
         start_removal(self.settings.managed, lambda error: self._events.put(lambda: self._removed(error)))
+        if self.status.state == "problem":
+            self.ask()
 
     # what the panels want to know
 
@@ -316,6 +320,8 @@ class Care:
             self.install_state = InstallState(
                 "Removing", outcome="failed", message=error.message, remedy=error.remedy, code=error.code
             )
+        if self.status.state == "problem":
+            self.ask()
 
     def _counted(self, size: int) -> None:
         self._counting = False
@@ -371,6 +377,9 @@ class Care:
     def _off(self, status: ServerStatus) -> ServerStatus:
         """Not running on this computer: whether it can be started."""
         assert self.settings is not None
+        if self.installing or self.removing:
+            what = "installed" if self.installing else "removed"
+            return ServerStatus("problem", f"The server is being {what}", code="installing")
         try:
             find_program(self.settings.program, self.settings.managed, checkout_of(self.settings.package))
         except CareError as error:
@@ -409,7 +418,7 @@ class Care:
             if self.install_state.outcome:
                 self.installation = None
                 self.size = None
-                if self.install_state.outcome == "done":
+                if self.status.state == "problem":
                     self.ask()
 
 

@@ -34,12 +34,9 @@ def draw_state(layout, width: int, without: tuple[str, ...] = ()) -> None:
     for text, icon in ((status.remedy, "BLANK1"), (status.hint, "INFO")):
         if text:
             draw_text(layout, text, width, icon)
-    shown = [
-        button for button in buttons(CARE, status) if button[1] != "hvg3d.check_server" or status.state == "problem"
-    ]
-    if status.state != "ready" and shown:
-        row = layout.row(align=True)
-        for label, operator, properties in shown:
+    row = layout.row(align=True)
+    for label, operator, properties in buttons(CARE, status):
+        if operator not in without:
             draw_operator(row, operator, text=label, **properties)
     for line in CARE.log[-4:]:
         layout.label(text=line[: max(30, width // 7)], icon="BLANK1")
