@@ -44,6 +44,7 @@ class HVG3D_AddonPreferences(bpy.types.AddonPreferences):
 
     find_server: bpy.props.EnumProperty(
         name="Server",
+        description="Where the server is that makes the videos",
         items=(
             ("HOME", "On this computer", "Read address and token from the files that the server writes when it starts"),
             ("ADDRESS", "By address", "A server on this computer or another one, by its address and token"),

@@ -14,6 +14,7 @@ Button = tuple[str, str, dict[str, Any]]
 _AGAIN: Button = ("Try Again", "hvg3d.check_server", {})
 _START: Button = ("Start", "hvg3d.start_server", {})
 _INSTALL: Button = ("Install", "hvg3d.install_server", {})
+_UPDATE: Button = ("Update Server", "hvg3d.install_server", {})
 _GO_ON: Button = ("Go On", "hvg3d.install_server", {})
 _CANCEL: Button = ("Cancel", "hvg3d.cancel_install", {})
 _PREFERENCES: Button = ("Preferences", "hvg3d.show_preferences", {})
@@ -46,7 +47,8 @@ _BY_CODE: dict[str, tuple[Button, ...]] = {
 def buttons(care: Care, status: ServerStatus) -> tuple[Button, ...]:
     """What can be done about the state of the server, the best first."""
     if status.state == "ready":
-        return ()
+        outdated = care.settings is not None and status.version != care.settings.version
+        return (_UPDATE,) if outdated and care.mine and care.managed_state().ready else ()
     if status.state == "starting":
         return (_STOP,)
     if status.state != "problem":

@@ -191,18 +191,18 @@ _REASONS = (
         "See that the folder belongs to you, and that no server or virus scanner uses it",
     ),
     (
+        r"CERTIFICATE_VERIFY_FAILED|SSLError|certificate verify failed",
+        "certificate",
+        "The package index is not trusted by this computer",
+        "Behind a proxy, give pip its certificate (PIP_CERT), then go on",
+    ),
+    (
         r"NameResolutionError|Temporary failure in name resolution|getaddrinfo failed|Network is unreachable"
         r"|Failed to establish a new connection|Connect(?:ion)?Timeout|ReadTimeout|IncompleteRead|ProxyError"
         r"|Connection ?(?:reset|aborted|broken|refused)|error sending request",
         "no_network",
         "The packages cannot be fetched: the connection failed",
         "See whether this computer is online; then go on, what has been fetched is kept",
-    ),
-    (
-        r"CERTIFICATE_VERIFY_FAILED|SSLError|certificate verify failed",
-        "certificate",
-        "The package index is not trusted by this computer",
-        "Behind a proxy, give pip its certificate (PIP_CERT), then go on",
     ),
     (
         r"requires a different Python|Ignored the following versions that require a different python",
