@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from .evaluate import evaluate
 from .batch import batch
+from .evaluate import evaluate
 from .generate import generate
 from .models import app as models_app
 from .submit import submit
@@ -111,6 +111,7 @@ def ablation(
     run: Annotated[Path | None, typer.Option(help="run whose VAE, base and cache are used; DATA/run")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the variants; DATA/ablation")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="of each variant, in place of the configuration's")] = None,
+    curves: Annotated[Path | None, typer.Option(help="also draw the losses of the variants to this picture")] = None,
 ) -> None:
     """Train every variant of the control branch on the same base, data, steps and seed; goes on where it was killed."""
     from ..training.ablation import load_variants, run_ablation
@@ -122,6 +123,10 @@ def ablation(
         raise ConfigError(f"variant {unknown[0]!r} is not known: use one of {', '.join(known)}")
     out = out or data / "ablation"
     folders = run_ablation([known[name] for name in wanted], run or data / "run", data, out)
+    if curves is not None:
+        from ..training.curves import draw_curves
+
+        draw_curves({known[name].title: out / name / "control_run" / "log.jsonl" for name in wanted}, curves)
     models = " ".join(f"--model {folder.parent.name}={folder}" for folder in folders)
     typer.echo(f"compare them: hvg3d eval --data {data / 'heldout'} {models}")
 

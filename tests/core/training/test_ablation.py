@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hvg3d_core.checkpoints.registry import find_model
 from hvg3d_core.conditions import load_clip, network_inputs
 from hvg3d_core.generate import GenerationRequest, generate, load_model
 from hvg3d_core.training.ablation import load_variants, run_ablation
 from hvg3d_core.training.cache import CONDITIONS, LatentCache
-from hvg3d_core.training.config import ConfigError
+from hvg3d_core.training.config import ConfigError, TrainingError
+from hvg3d_core.training.curves import draw_curves, read_log, smoothed
 from hvg3d_core.training.dataset import find_samples
 from tests.core.training.conftest import hvg3d, write_config
 
@@ -115,6 +117,22 @@ def test_every_variant_becomes_a_model_that_reads_the_conditions_it_was_trained_
     expected = network_inputs(sample.clip(), num_frames=9, width=48, height=32, num_points=64, visible_only=False)
     np.testing.assert_array_equal(one["point_valid"][0], expected.point_valid)
     assert not whole.video.visible_only and not torch.equal(one["point_valid"], other["point_valid"])
+
+
+def test_curves_show_every_variants_loss(trained):
+    folder, variants, _ = trained
+    logs = {name: folder / "out" / name / "control_run" / "log.jsonl" for name in variants}
+    draw_curves(logs, folder / "curves.png")
+    picture = np.asarray(Image.open(folder / "curves.png").convert("RGB")).reshape(-1, 3)
+    colours = {tuple(c) for c in picture[np.ptp(picture.astype(int), axis=1) > 80].tolist()}
+    assert len(colours) >= len(variants)  # a line of its own colour for each
+    with open(logs["full"], "a") as file:  # a step done again after a kill
+        file.write(json.dumps({"step": 2, "loss": 7.0, "plain": 9.0}) + "\n")
+    steps, numbers = read_log(logs["full"])
+    assert steps.tolist() == [2] and numbers["plain"].tolist() == [9.0]
+    np.testing.assert_allclose(smoothed(np.array([1.0, 3.0, 5.0]), 2), [1.0, 2.0, 4.0])
+    with pytest.raises(TrainingError, match=r"nothing.*train that variant first"):
+        draw_curves({"x": folder / "nothing"}, folder / "x.png")
 
 
 def test_a_second_run_trains_nothing_again(trained, small):
