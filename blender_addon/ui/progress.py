@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ..results import thumbs
 from ..runtime import RUNTIME
+from ..translations import tr
 
 
 def duration(seconds: float) -> str:
@@ -22,7 +23,7 @@ def duration(seconds: float) -> str:
 
 def draw_progress(layout, draw_text: Callable, width: int) -> None:
     if RUNTIME.exporting:
-        layout.progress(text=RUNTIME.exporting, factor=RUNTIME.export_fraction)
+        layout.progress(text=tr(RUNTIME.exporting), factor=RUNTIME.export_fraction)
         layout.label(text="Press Esc to cancel", icon="BLANK1")
         return
     if RUNTIME.problem:
@@ -33,11 +34,11 @@ def draw_progress(layout, draw_text: Callable, width: int) -> None:
     if not state.outcome:
         rest = f", {duration(state.eta)} left" if state.eta is not None else ""
         row = layout.row(align=True)
-        row.progress(text=f"{state.phase}{rest}", factor=state.fraction)
+        row.progress(text=tr(f"{state.phase}{rest}"), factor=state.fraction)
         row.operator("hvg3d.cancel", text="", icon="CANCEL")
         picture = thumbs.live_icon()
         if picture:
-            layout.box().template_icon(icon_value=picture, scale=7.0)
+            layout.box().template_icon(icon_value=picture, scale=9.0)
     if state.message:
         icon = {"done": "CHECKMARK", "failed": "ERROR"}.get(state.outcome, "INFO" if state.connected else "ERROR")
         draw_text(layout, state.message, width, icon)
