@@ -50,11 +50,8 @@ def main(request_file: str) -> None:
     try:
         bpy.ops.wm.open_mainfile(filepath=request["blend"], load_ui=False, use_scripts=bool(request["trust"]))
     except RuntimeError as error:
-        text = " ".join(str(error).replace("Error:", "").split())
-        say(
-            "broken",
-            message=f"file: {Path(request['blend']).name!r} cannot be opened ({text}); save it again, or leave it out",
-        )
+        reason = " ".join(str(error).split()).rpartition(": ")[2] or "it is no .blend file"
+        say("broken", message=f"file: {request['file']!r} cannot be opened ({reason}); save it again, or leave it out")
         return
     index, paths = shots.file_index(), shots.file_paths()
     say("index", index=index, paths=paths)

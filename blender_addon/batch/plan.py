@@ -352,12 +352,12 @@ def _seeded(selection: Selection, unit: Unit, own_seed: int) -> list[Shot]:
 
 def _missing(scene: dict[str, Any], camera: str, action: str) -> str:
     if camera not in scene["cameras"]:
-        there = ", ".join(scene["cameras"]) or "none at all"
+        there = f"use one of {', '.join(scene['cameras'])}" if scene["cameras"] else "add a camera"
         wanted = f"{camera!r} is not in" if camera else "none is chosen in"
-        return f"camera: {wanted} scene {scene['name']!r}; it has {there}"
+        return f"camera: {wanted} scene {scene['name']!r}; {there}"
     if action and action not in scene["actions"]:
-        there = ", ".join(scene["actions"]) or "none"
-        return f"action: {action!r} moves nothing that is marked in scene {scene['name']!r}; it has {there}"
+        there = f"use one of {', '.join(scene['actions'])}" if scene["actions"] else "leave it as it is: 'own'"
+        return f"action: {action!r} moves nothing that is marked in scene {scene['name']!r}; {there}"
     return ""
 
 

@@ -77,8 +77,18 @@ def _entry(batch: Batch, row: Row) -> dict[str, Any]:
         "job": known.get("job", ""),
         "attempt": known.get("attempt", 0) + 1 if known else 0,
         "from_before": row.kept,
-        "request": known.get("request", {}),
+        "request": {**known.get("request", {}), **_made_with(batch.out, known.get("metadata", ""))},
     }
+
+
+def _made_with(out: Path, metadata: str) -> dict[str, Any]:
+    """The settings that a video was really made with, the model's own among them, as far as its metadata says."""
+    try:
+        told = json.loads((out / metadata).read_text("utf-8")) if metadata else {}
+        request = {name: value for name, value in told["request"].items() if name in dict(_SETTINGS)}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {}
+    return {name: value for name, value in request.items() if value is not None}
 
 
 def _replace(path: Path, text: str) -> None:
@@ -172,7 +182,8 @@ def _groups(entries: list[dict[str, Any]]) -> list[str]:
             ]
         picture = f'<img src="{_url(first["picture"])}" alt="First picture" loading="lazy">' if first["picture"] else ""
         parts.append(
-            f'<article><div class="unit">{picture}<div class="about"><h3>{escape(heading)}</h3>'
+            f'<article style="--n:{len(members)}"><div class="unit">{picture}'
+            f'<div class="about"><h3>{escape(heading)}</h3>'
             f'<p>{escape(" · ".join(about))}</p></div></div><div class="cards">'
         )
         parts += [_card(entry) for entry in members]
@@ -240,16 +251,21 @@ button{font:inherit;padding:.4rem .9rem;border:1px solid var(--line);border-radi
 color:inherit;cursor:pointer}
 button[aria-pressed=true]{border-color:var(--accent);color:var(--accent)}
 :focus-visible{outline:2px solid var(--accent);outline-offset:2px}
-.groups{display:flex;flex-wrap:wrap;gap:1.6rem 2rem;align-items:flex-start}article{max-width:100%}
+.groups{display:flex;flex-wrap:wrap;gap:1.6rem 2rem;align-items:flex-start}
+article{width:min(100%,calc(var(--n)*(var(--size,260px) + 1rem) - 1rem))}
 .unit{display:flex;gap:.9rem;align-items:center;margin-bottom:.6rem}
 .about{width:0;flex:1 1 0;min-width:12rem}.unit img{height:3.4rem;border-radius:6px;background:#000}
 .cards{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
-figure{margin:0;width:min(var(--size,260px),100%);
+figure{margin:0;flex:0 0 min(var(--size,260px),100%);
 background:var(--card);border:1px solid var(--line);border-radius:10px;overflow:hidden}
 video{display:block;width:100%;background:#000}figcaption{padding:.5rem .8rem}
 figcaption>span{color:var(--soft);float:right}details summary{cursor:pointer;color:var(--soft)}
 dl{display:grid;grid-template-columns:auto 1fr;gap:.15rem .8rem;margin:.5rem 0;font-size:.9em}dt{color:var(--soft)}
 dd{margin:0;overflow-wrap:anywhere}a{color:var(--accent);margin-right:.9rem}
+@media(max-width:700px){main,header{padding-left:1rem;padding-right:1rem}
+thead{display:none}tr,td{display:block;border:0}.failures td,.failures td:last-child{width:auto;padding:.3rem .9rem}
+td:nth-child(n+2){color:var(--soft)}.failures tr{border-left:4px solid var(--bad);margin:.6rem 0}
+.failures td:first-child{border:0;width:auto}}
 [hidden]{display:none!important}
 """
 

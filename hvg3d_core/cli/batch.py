@@ -7,11 +7,13 @@ server, where none is named, and shows how far it is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from typing import Annotated, Any
 import typer
 
 WHAT, HOW = "What to make", "How to make it"
+_ENDING_SECONDS = 20
 _STATES = ("exporting", "sending", "queued", "running")  # in the order of a shot's way
 
 
@@ -137,35 +140,22 @@ def _folder(source: Path, out: Path | None) -> Path:
 
 @contextmanager
 def _own_server(home: Path, model: str | None) -> Iterator[str]:
-    """A server of the batch's own, on a free port of this machine.
-
-    One that was left over when this command was killed is taken on, and ended in its stead; one whose command still
-    lives is only used.
-    """
-    import psutil
-
+    """A server of the batch's own, on a free port of this machine, which ends with this process, however that ends."""
     from ..client import Client, ClientError
-    from .client import running_server
+    from .client import ServerError, running_server
 
-    owner = home / "batch.pid"
+    with contextlib.suppress(ClientError):  # that of a batch that was killed a moment ago may still be ending
+        for _ in range(_ENDING_SECONDS):
+            with Client.at_home(home, patience=0) as last:
+                last.health()
+            time.sleep(1)
+        raise typer.BadParameter(f"another batch works in {home.parent}; wait for its end, or choose another folder")
     try:
-        with Client.at_home(home, patience=0) as left_over:
-            left_over.health()
-        pid = int(json.loads((home / "server.json").read_text("utf-8"))["pid"])
-        abandoned = not psutil.pid_exists(int(owner.read_text("utf-8")))
-    except (ClientError, OSError, ValueError, KeyError):
-        home.mkdir(parents=True, exist_ok=True)
-        owner.write_text(str(os.getpid()), "utf-8")
         with running_server(home, model=model or "nano"):
             yield str(home)
-        return
-    if abandoned:
-        owner.write_text(str(os.getpid()), "utf-8")
-    try:
-        yield str(home)
-    finally:
-        if abandoned:
-            psutil.Process(pid).terminate()
+    except ServerError as error:
+        typer.secho(f"hvg3d batch: {error}", fg="red", err=True)
+        raise typer.Exit(2) from None
 
 
 def _follow(command: list[str], environment: dict[str, str]) -> int:

@@ -29,7 +29,10 @@ def running_server(home: Path, *, model: str, start_timeout: float = 120.0) -> I
     with open(home / "server.log", "w", encoding="utf-8") as log:
         # The worker loads the model while the caller is still busy with the clip.
         command = [sys.executable, "-m", "server", "--home", str(home), "--port", "0", "--model", model, "--preload"]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        # Killed, this process cannot stop it: the server ends by itself when its standard input does.
+        process = subprocess.Popen(
+            [*command, "--with-parent"], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             deadline = time.monotonic() + start_timeout
             while not handshake.exists():
@@ -45,6 +48,8 @@ def running_server(home: Path, *, model: str, start_timeout: float = 120.0) -> I
                 process.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 process.kill()
+            if process.stdin is not None:
+                process.stdin.close()
 
 
 def connect(server: str, token_file: Path | None = None, certificate: Path | None = None) -> Client:

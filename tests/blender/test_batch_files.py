@@ -112,8 +112,10 @@ def test_24_shots_three_of_them_broken_killed_half_way(folder, server, tmp_path)
         process.kill()
     first.wait()
     psutil.wait_procs(processes, 10)
-    before = {path.name: path.stat().st_mtime_ns for path in (out / "videos").glob("*.mp4")}
-    assert 7 <= len(before) < 21
+    records = [json.loads(line) for line in (out / "batch.jsonl").read_bytes().split(b"\n")[:-1]]
+    finished = {out / record["video"] for record in records if record.get("state") == "done"}
+    before = {path.name: path.stat().st_mtime_ns for path in finished}
+    assert 6 <= len(before) < 21  # the seventh may have come without being noted
     assert not (out / "report.html").exists()
     with open(out / "batch.jsonl", "ab") as state:
         state.write(b'{"kind": "shot", "id": "half a li')  # as a kill in the middle of writing leaves it

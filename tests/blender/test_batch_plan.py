@@ -64,7 +64,7 @@ def test_what_is_left_out_is_the_scenes_own():
         ("Kitchen", "Cam", "", 7),
         ("Garage", "", "", 0),
     ]
-    assert found[1].unit.problem == "camera: none is chosen in scene 'Garage'; it has Cam"
+    assert found[1].unit.problem == "camera: none is chosen in scene 'Garage'; use one of Cam"
     assert [s.seed for s in shots('scenes = "Kitchen"\nseed_count = 3')] == [7, 8, 9]
 
 
@@ -76,7 +76,7 @@ def test_names_are_taken_literally_before_they_are_patterns():
 def test_what_is_named_and_missing_becomes_a_shot_that_says_so():
     problems = {s.unit.problem for s in shots('scenes = ["Kitchen", "Cellar"]\ncameras = "Top"\nactions = "Run*"')}
     assert problems == {
-        "camera: 'Top' is not in scene 'Kitchen'; it has Cam, Cam 2, Cam [x]",
+        "camera: 'Top' is not in scene 'Kitchen'; use one of Cam, Cam 2, Cam [x]",
         "scene: 'Cellar' is not in 'film.blend'; use one of Kitchen, Garage, Empty",
     }
     (shot,) = shots('scenes = "Kitchen"\nactions = "Run"')
