@@ -29,7 +29,7 @@ from server.files import Home, HomeInUse, write_private
 from server.link import LinkError, make_link
 from server.models import ModelError
 from server.options import add_options, read_options
-from server.parent import Parent
+from server.parent import LAUNCH, Parent
 from server.protocol import PatientProtocol
 from server.security import TokenError, is_loopback, read_or_create_token
 from server.store import Store, StoreError
@@ -61,6 +61,8 @@ class Server(uvicorn.Server):
             "version": __version__,
             "instance": self._context.instance,
         }
+        if LAUNCH in os.environ:
+            handshake["launch"] = os.environ[LAUNCH]
         settings = self._context.settings
         if settings.tls_cert:
             handshake["certificate"] = settings.tls_cert.read_text("utf-8")

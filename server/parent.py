@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import psutil
 
+LAUNCH = "HVG3D_LAUNCH"
+"""Environment variable whose value is written into ``server.json``, so that a parent knows its own server there."""
 _LOOK_SECONDS = 1.0
 _PATIENCE_SECONDS = 15.0  # for a server that is told to end; then it is ended
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,8 @@ class LocalServer:
     process: subprocess.Popen[bytes]
     log: Path
     home: Path
+    launch: str = ""
+    """Written by the server beside its address: by it one's own is known from another's."""
     started: float = field(default_factory=time.monotonic)
 
     def running(self) -> bool:
@@ -171,10 +174,9 @@ def start(
         return None, running
     say("Looking at the server's Python", ())
     check_program(launch.program)
-    before = read_handshake(launch.home).get("instance")
     server = _spawn(launch)
     try:
-        return _wait(launch, server, before, cancelled, say)
+        return _wait(launch, server, cancelled, say)
     except BaseException:
         server.stop(0.0 if cancelled.is_set() else 2.0)
         raise
@@ -186,7 +188,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def _spawn(launch: Launch) -> LocalServer:
-    log = launch.home / LOG_NAME
+    log, name = launch.home / LOG_NAME, uuid.uuid4().hex
     command = [*launch.program.command, "--home", str(launch.home), "--port", str(launch.port), "--with-parent"]
     try:
         if log.exists() and log.stat().st_size:
@@ -198,7 +200,7 @@ def _spawn(launch: Launch) -> LocalServer:
                 stdout=file,
                 stderr=file,
                 cwd=launch.program.cwd or launch.home,
-                env=server_environment(),
+                env={**server_environment(), "HVG3D_LAUNCH": name},
                 **window_options(),
             )
     except OSError as error:
@@ -206,7 +208,7 @@ def _spawn(launch: Launch) -> LocalServer:
             message = f"{command[0]} cannot be started: {error.strerror}"
             raise CareError("no_program", message, "Choose another program, or install the server") from None
         raise folder_error(launch.home, error) from None
-    server = LocalServer(process, log, launch.home)
+    server = LocalServer(process, log, launch.home, name)
     if launch.keep:
         server.keep(True)
     return server
@@ -215,7 +217,6 @@ def _spawn(launch: Launch) -> LocalServer:
 def _wait(
     launch: Launch,
     server: LocalServer,
-    before: Any,
     cancelled: threading.Event,
     say: Callable[[str, Sequence[str]], None],
 ) -> tuple[LocalServer | None, ServerStatus]:
@@ -223,8 +224,11 @@ def _wait(
         code = server.process.poll()
         if code is not None:
             lines = tail(server.log)
+            running = find_running(launch.home, launch.version)
+            if running is not None:
+                return None, running  # somebody else was a moment earlier
             reason = explain(lines, code)
-            if reason.code == "in_use":  # somebody else, perhaps another Blender, was a moment earlier
+            if reason.code == "in_use":  # and is still on its way
                 for _ in range(25):
                     running = find_running(launch.home, launch.version)
                     if running is not None:
@@ -235,7 +239,7 @@ def _wait(
                 raise CareError("in_use", reason.message, hint, lines)
             raise reason
         told = read_handshake(launch.home)
-        if told and told.get("instance") != before:
+        if told.get("launch") == server.launch:
             status = check_server(Address(home=str(launch.home)), launch.version)
             if status.state == "ready" and status.instance == told.get("instance"):
                 return server, status

@@ -293,6 +293,31 @@ def test_options_and_models_that_do_not_exist(python, tmp_path):
     assert "gpt" in error.message
 
 
+def test_two_starts_at_once_end_with_one_server(python, tmp_path, monkeypatch):
+    """Two Blenders, the same moment, the same folder: one server is started, and both use it."""
+    monkeypatch.setenv("HVG3D_TEST_FOLDER", str(tmp_path))
+    launch = Launch(tmp_path / "home", with_python("chosen", python), options=SLOW)
+    outcomes: list = []
+
+    def one() -> None:
+        outcomes.append(start(launch, threading.Event(), lambda text, log: None))
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    started = [local for local, _ in outcomes if local is not None]
+    try:
+        assert len(outcomes) == 2
+        assert len(started) == 1
+        assert len({status.instance for _, status in outcomes}) == 1
+        assert {status.state for _, status in outcomes} == {"ready"}
+    finally:
+        for local in started:
+            local.stop()
+
+
 @posix
 def test_a_folder_that_is_a_file(python, tmp_path):
     (tmp_path / "file").touch()
