@@ -45,6 +45,9 @@ class HVG3D_OT_start_server(bpy.types.Operator):
         if CARE.status.state == "ready":
             cls.poll_message_set("The server is running")
             return False
+        if CARE.status.code in ("not_installed", "unfinished"):
+            cls.poll_message_set("Install the server first, or choose a program in the preferences that has it")
+            return False
         return True
 
     def execute(self, context):

@@ -13,7 +13,7 @@ from .environment import Managed
 from .failures import CareError
 from .pythons import clean_environment, environment_python, probe
 
-_INSTALL = "Install the server from the add-on's preferences, or choose a program there that has it"
+_INSTALL = "Install it, or choose a program in the add-on's preferences that has it"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,11 @@ from ..server_care.care import CARE
 from .common import Panel, draw_operator, draw_text
 
 _ICONS = {"ready": "CHECKMARK", "problem": "ERROR", "starting": "SORTTIME", "checking": "SORTTIME"}
+_TO_INSTALL = ("not_installed", "unfinished", "incomplete", "broken")
 _WIDE = 620
+_DRAWN_BELOW = tuple(
+    f"hvg3d.{name}" for name in ("check_server", "start_server", "stop_server", "install_server", "cancel_install")
+)
 
 
 def state_icon() -> str:
@@ -122,14 +126,13 @@ class HVG3D_PT_server(Panel, bpy.types.Panel):
         if preferences() is None:
             draw_text(layout, "Switch the add-on on in the preferences", width, "INFO")
             return
-        elsewhere = ("hvg3d.check_server", "hvg3d.start_server", "hvg3d.stop_server")
-        draw_state(layout.column(align=True), width, elsewhere)
+        draw_state(layout.column(align=True), width, _DRAWN_BELOW)
         column = layout.column()
         column.use_property_split = False
         draw_where(column)
         if preferences().find_server == "HOME":
             draw_running(column)
-            if CARE.installing or CARE.removing or RUNTIME.server.code in ("not_installed", "unfinished"):
+            if CARE.installing or CARE.removing or RUNTIME.server.code in _TO_INSTALL:
                 draw_installation(layout.column(align=True), width)
 
 
@@ -137,8 +140,7 @@ def draw_preferences(layout) -> None:
     """All of it, in the add-on's preferences."""
     chosen = preferences()
     box = layout.box().column()
-    elsewhere = ("hvg3d.check_server", "hvg3d.start_server", "hvg3d.stop_server", "hvg3d.show_preferences")
-    draw_state(box.column(align=True), _WIDE, elsewhere)
+    draw_state(box.column(align=True), _WIDE, (*_DRAWN_BELOW, "hvg3d.show_preferences"))
     column = layout.column()
     draw_where(column)
     if chosen.find_server == "ADDRESS":
