@@ -125,9 +125,11 @@ def _show_comparison(context, scene: bpy.types.Scene) -> None:
     window = context.window or windows[0]
     area = next((area for area in window.screen.areas if area.type == "SEQUENCE_EDITOR"), None)
     if area is None:
-        area = new_area(window, "SEQUENCE_EDITOR")
-        area.spaces.active.view_type = "PREVIEW"
-    area.spaces.active.show_region_ui = True
+        area = next((area for area in window.screen.areas if _shows_result(area)), None)
+        if area is None:
+            area = new_area(window, "SEQUENCE_EDITOR")
+        area.type = "SEQUENCE_EDITOR"
+        area.spaces.active.view_type = "SEQUENCER_PREVIEW"
     show_in_sequencer(window, scene)
     pointer = area.as_pointer()
 
@@ -139,8 +141,20 @@ def _show_comparison(context, scene: bpy.types.Scene) -> None:
                     if region is not None and place.spaces.active.view_type != "SEQUENCER":
                         with bpy.context.temp_override(window=one, area=place, region=region):
                             bpy.ops.sequencer.view_all_preview()
+                    strips = next((r for r in place.regions if r.type == "WINDOW"), None)
+                    if strips is not None and place.spaces.active.view_type != "PREVIEW":
+                        with bpy.context.temp_override(window=one, area=place, region=strips):
+                            bpy.ops.sequencer.view_all()
 
     bpy.app.timers.register(fit, first_interval=0.3)
+
+
+def _shows_result(area: bpy.types.Area) -> bool:
+    """An Image Editor with one of our videos: the comparison shows it too, and takes its place."""
+    if area.type != "IMAGE_EDITOR" or area.spaces.active.image is None:
+        return False
+    image = area.spaces.active.image
+    return image.source == "MOVIE" and any(_same(image.filepath, entry.path) for entry in RUNTIME.history)
 
 
 class HVG3D_OT_leave_comparison(bpy.types.Operator):

@@ -97,6 +97,10 @@ def arrange(scene: bpy.types.Scene) -> None:
         if one is not None:
             one.transform.offset_x = side * settings.width / 2 if beside else 0.0
             one.blend_type = "ALPHA_OVER"
+    if other is not None:
+        other.transform.scale_x = other.transform.scale_y = settings.original_scale
+    movie = strip(scene, REAL)
+    movie.transform.scale_x = movie.transform.scale_y = settings.real_scale
 
 
 def original_frames(movie: Path, shot: dict[str, Any]) -> list[Path]:
@@ -152,8 +156,13 @@ def _clear(scene: bpy.types.Scene) -> None:
 def _time_and_size(scene: bpy.types.Scene, shot: dict[str, Any], metadata: dict[str, Any]) -> None:
     video = metadata.get("video") or {}
     settings = scene.hvg3d_compare
-    settings.width = int(video.get("width") or shot["settings"]["width"])
-    settings.height = int(video.get("height") or shot["settings"]["height"])
+    clip_width, clip_height = int(shot["settings"]["width"]), int(shot["settings"]["height"])
+    width, height = int(video.get("width") or clip_width), int(video.get("height") or clip_height)
+    # The model sees the middle of the clip's picture, in its own aspect; the finer of both decides the size here.
+    finer = max(1.0, min(clip_width / width, clip_height / height))
+    settings.width, settings.height = 2 * round(width * finer / 2), 2 * round(height * finer / 2)
+    settings.real_scale = settings.width / width
+    settings.original_scale = max(settings.width / clip_width, settings.height / clip_height)
     render = scene.render
     render.fps, render.fps_base = int(shot.get("fps", 24)), float(shot.get("fps_base", 1.0))
     render.resolution_percentage = 100
@@ -167,7 +176,7 @@ def _time_and_size(scene: bpy.types.Scene, shot: dict[str, Any], metadata: dict[
 
 def _real(editor, movie: Path, metadata: dict[str, Any], first: int, last: int):
     """The video's strip, or one that shows its frames where they belong, if that is not one after the other."""
-    real = sequencer_strips(editor).new_movie(REAL, str(movie), _LAYERS[REAL], first)
+    real = sequencer_strips(editor).new_movie(REAL, str(movie), _LAYERS[REAL], first, fit_method="ORIGINAL")
     shown = shown_frames(scene_times(metadata, real.frame_duration), first, last)
     set_strip_end(real, last + 1)
     if is_one_to_one(shown):
@@ -203,7 +212,7 @@ def _original(editor, scene: bpy.types.Scene, movie: Path, shot: dict[str, Any],
     """Rendered frames where all are there, else the scene itself; and its sound. None where the scene is gone."""
     strips = sequencer_strips(editor)
     first, last = int(shot["frame_start"]), int(shot["frame_end"])
-    if original is not None and original.sequence_editor is not None:
+    if original is not None and original.sequence_editor and len(sequencer_strips(original.sequence_editor)):
         sound = strips.new_scene(SOUND, original, _LAYERS[SOUND], first)
         sound.scene_input = "SEQUENCER"  # a scene's picture comes without the sound of its sequencer
         _fit(sound, original, first, last)
@@ -211,7 +220,7 @@ def _original(editor, scene: bpy.types.Scene, movie: Path, shot: dict[str, Any],
         sound.blend_type = "ALPHA_OVER"
     frames = original_frames(movie, shot)
     if all(path.is_file() for path in frames):
-        other = strips.new_image(ORIGINAL, str(frames[0]), _LAYERS[ORIGINAL], first)
+        other = strips.new_image(ORIGINAL, str(frames[0]), _LAYERS[ORIGINAL], first, fit_method="ORIGINAL")
         for path in frames[1:]:
             other.elements.append(path.name)
         set_strip_end(other, last + 1)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import bpy
-from bpy.props import CollectionProperty, EnumProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import CollectionProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 LAYOUTS = (
     ("WIPE", "Wipe", "One over the other; the slider moves the line between them and can be animated"),
@@ -31,6 +31,8 @@ class HVG3D_CompareSettings(bpy.types.PropertyGroup):
     original: PointerProperty(type=bpy.types.Scene, options={"HIDDEN"})
     width: IntProperty(options={"HIDDEN"})
     height: IntProperty(options={"HIDDEN"})
+    real_scale: FloatProperty(default=1.0, options={"HIDDEN"})
+    original_scale: FloatProperty(default=1.0, options={"HIDDEN"})
     layout: EnumProperty(
         name="Layout", description="How the scene and its video are shown", items=LAYOUTS, update=_rearrange
     )

@@ -61,7 +61,7 @@ def shot(folder: Path) -> bpy.types.Scene:
         entity.name, entity.role = name, role
         for one in objects:
             entity.objects.add().object = bpy.data.objects[one]
-    settings.width, settings.height, settings.points_per_entity = 64, 48, 64
+    settings.width, settings.height, settings.points_per_entity = 128, 96, 64
     settings.quality, settings.steps = "CUSTOM", 8
     settings.prompt, settings.seed, settings.negative_prompt = "a händ lifts a box", 7, "blur"
     settings.control_scale, settings.use_guidance, settings.guidance = 0.5, True, 3.5
@@ -185,12 +185,13 @@ def comparison(scene: bpy.types.Scene, movie: Path) -> None:
     assert bpy.ops.hvg3d.compare() == {"FINISHED"}
     assert [s.name for s in bpy.data.scenes if s.hvg3d_compare.movie] == [made.name]  # reused
     peer = scene.copy()
-    peer.render.resolution_x, peer.render.resolution_y = 64, 48
+    peer.render.resolution_x, peer.render.resolution_y = 128, 96
     wanted = picture_of(peer, 5, folder)
     bpy.data.scenes.remove(peer)
 
     video, _ = read_video(movie)
     width = made.hvg3d_compare.width
+    assert (width, made.hvg3d_compare.height) == (128, 96)  # the clip's size; the server's video is half of it
     effect = compare.strip(made, compare.WIPE)
     for fader in (0.0, 0.5, 1.0):
         effect.effect_fader = fader
@@ -198,17 +199,11 @@ def comparison(scene: bpy.types.Scene, movie: Path) -> None:
         line = round(fader * width)
         real = video[4][::-1].astype(float)
         other_error = np.abs(seen[:, : max(line - 1, 0)] - wanted[:, : max(line - 1, 0)])
-        real_error = np.abs(seen[:, line + 1 :] - real[:, line + 1 :])
-        errors = {"real": real_error, "original": other_error}
-        for side, error in errors.items():
-            assert error.size == 0 or error.mean() < 2.5, (
-                fader,
-                side,
-                error.mean(),
-                seen.shape,
-                real.shape,
-                wanted.shape,
-            )
+        assert other_error.size == 0 or other_error.mean() < 2.5, (fader, other_error.mean())
+        if fader < 1:  # enlarging has smoothed the video's noise, but moved neither places nor colours
+            right, expected = halved(seen)[:, line // 2 + 1 :], real[:, line // 2 + 1 :]
+            assert np.corrcoef(right.ravel(), expected.ravel())[0, 1] > 0.9, fader
+            assert np.abs(right.mean(axis=(0, 1)) - expected.mean(axis=(0, 1))).max() < 2, fader
     effect.effect_fader = 0.0
     numbers = [closest(picture_of(made, frame, folder), video) for frame in (1, 2, 6, 9)]
     assert numbers == [0, 1, 5, 8], numbers
@@ -216,7 +211,7 @@ def comparison(scene: bpy.types.Scene, movie: Path) -> None:
     seen = picture_of(made, 5, folder)
     assert seen.shape[1] == 2 * width
     assert np.abs(seen[:, :width] - wanted).mean() < 2.5, np.abs(seen[:, :width] - wanted).mean()
-    assert np.abs(seen[:, width:] - video[4][::-1]).mean() < 2.5
+    assert closest(seen[:, width:], video) == 4
     made.hvg3d_compare.layout = "WIPE"
     assert picture_of(made, 5, folder).shape[1] == width
     slower(movie, video)
@@ -276,7 +271,12 @@ def sound(scene: bpy.types.Scene, movie: Path) -> None:
 
 
 def closest(seen: np.ndarray, video: np.ndarray) -> int:
-    return int(np.argmin([np.abs(seen - frame[::-1].astype(float)).mean() for frame in video]))
+    return int(np.argmin([np.abs(halved(seen) - frame[::-1].astype(float)).mean() for frame in video]))
+
+
+def halved(picture: np.ndarray) -> np.ndarray:
+    rows, columns = picture.shape[:2]
+    return picture.reshape(rows // 2, 2, columns // 2, 2, 3).mean(axis=(1, 3))
 
 
 def on_camera(scene: bpy.types.Scene, movie: Path) -> None:
