@@ -16,6 +16,7 @@ from bpy.props import (
 
 from .runtime import RUNTIME
 from .scene.meshes import GEOMETRY_TYPES
+from .translations import tr
 
 MARKABLE_TYPES = GEOMETRY_TYPES | {"ARMATURE", "EMPTY"}
 ROLE_ITEMS = (
@@ -40,10 +41,10 @@ _model_items_cache: list[tuple] = []  # Blender keeps no reference to the string
 def _model_items(self, context) -> list[tuple]:
     items = [(SERVERS_CHOICE, "The server's default", "The model that the server was started with", 0)]
     for model in RUNTIME.server.models:
-        title = model.title if model.installed else f"{model.title} (not installed)"
-        items.append((model.id, title, f"{model.id}, licence {model.licence or 'unknown'}", len(items)))
+        title = model.title if model.installed else tr(f"{model.title} (not installed)")
+        items.append((model.id, title, tr(f"{model.id}, licence {model.licence or 'unknown'}"), len(items)))
     if self.model and all(item[0] != self.model for item in items):
-        items.append((self.model, f"{self.model} (not on this server)", "The server does not offer it", len(items)))
+        items.append((self.model, tr(f"{self.model} (not on this server)"), "The server does not offer it", len(items)))
     if items != _model_items_cache:
         _model_items_cache[:] = items
     return _model_items_cache

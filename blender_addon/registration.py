@@ -7,7 +7,7 @@ import atexit
 
 import bpy
 
-from . import cli, preferences, properties, pump
+from . import cli, preferences, properties, pump, translations
 from .batch import properties as batch_properties
 from .batch.session import SESSION
 from .ops import batch as batch_ops
@@ -54,6 +54,7 @@ def register() -> None:
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.hvg3d = bpy.props.PointerProperty(type=properties.HVG3D_SceneSettings)
+    translations.register()
     batch_properties.register()
     cli.register()
     result_properties.register()
@@ -77,6 +78,7 @@ def unregister() -> None:
     if bpy.app.timers.is_registered(pump.watch):
         bpy.app.timers.unregister(pump.watch)
     cli.unregister()
+    translations.unregister()
     batch_properties.unregister()
     result_properties.unregister()
     del bpy.types.Scene.hvg3d

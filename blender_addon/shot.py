@@ -193,12 +193,9 @@ def _marks(scene: bpy.types.Scene) -> list[Check]:
         guess = (Fix("Guess", "hvg3d.guess_marks"),)
         checks.append(Check(True, f"No {missing_kind} is marked: the video follows only what is", guess, hint=True))
     elif not checks:
-        checks.append(Check(True, f"{_count(hands, 'hand')} and {_count(things, 'object')} marked"))
+        counted = "1 hand" if hands == 1 else f"{hands} hands", "1 object" if things == 1 else f"{things} objects"
+        checks.append(Check(True, f"{counted[0]} and {counted[1]} marked"))
     return checks
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _camera(scene: bpy.types.Scene) -> Check:

@@ -22,6 +22,7 @@ from ..results.snapshot import shot_snapshot
 from ..runtime import RUNTIME
 from ..scene.export import ExportProgress, iter_export
 from ..shot import blocking, export_settings
+from ..translations import tr
 
 CLIP_SUFFIX = ".clip.safetensors"
 _TURN_SECONDS = 0.04
@@ -63,7 +64,7 @@ class _ExportSteps:
             return self._fail(context, error)
         self._timer = context.window_manager.event_timer_add(0.001, window=context.window)
         context.window_manager.modal_handler_add(self)
-        context.workspace.status_text_set("HVG-3D reads the scene.  Esc: cancel")
+        context.workspace.status_text_set(tr("HVG-3D reads the scene.  Esc: cancel"))
         return {"RUNNING_MODAL"}
 
     def modal(self, context, event):
@@ -129,7 +130,7 @@ class _ExportSteps:
 
     def _fail(self, context, error: Exception):
         RUNTIME.problem = str(error)
-        self.report({"ERROR"}, str(error))
+        self.report({"ERROR"}, tr(str(error)))
         return {"CANCELLED"}
 
 
@@ -187,7 +188,7 @@ class HVG3D_OT_export_clip(_ExportSteps, bpy.types.Operator):
         if self._write_error is not None:
             error = self._write_error
             raise ClipError(f"file: {self._path} cannot be written ({error}); choose another folder") from error
-        self.report({"INFO"}, f"Clip written to {self._path}")
+        self.report({"INFO"}, tr(f"Clip written to {self._path}"))
         return False
 
 
@@ -199,7 +200,7 @@ class HVG3D_OT_render_real(_ExportSteps, bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if RUNTIME.rendering:
-            cls.poll_message_set("A video is being made; wait for it or cancel it")
+            cls.poll_message_set(tr("A video is being made; wait for it or cancel it"))
             return False
         return _poll(cls, context, video=True)
 
@@ -241,11 +242,11 @@ def generation_request(shot) -> GenerationRequest:
 
 def _poll(cls, context, *, video: bool) -> bool:
     if RUNTIME.exporting:
-        cls.poll_message_set("The scene is being read")
+        cls.poll_message_set(tr("The scene is being read"))
         return False
     reason = blocking(context.scene, video=video)
     if reason:
-        cls.poll_message_set(reason)
+        cls.poll_message_set(tr(reason))
         return False
     return True
 

@@ -19,6 +19,7 @@ from ..overlay.bvh import bvh_finder
 from ..overlay.distance import CachedDistance, SurfaceDistance
 from ..properties import HOLD_TEXT, LEAD_IN_TEXT, PLACEMENT_ITEMS
 from ..scene.meshes import MeshReader, expand_objects
+from ..translations import tr
 
 CURRENT_FRAME = -1_000_000
 _STAND_OFF = 0.11  # metres: where a hand comes from that has no way of its own
@@ -79,13 +80,13 @@ class HVG3D_OT_grasp(bpy.types.Operator):
     def poll(cls, context):
         entities = context.scene.hvg3d.entities
         if context.mode not in ("OBJECT", "POSE"):
-            cls.poll_message_set("Switch to Object Mode or Pose Mode first")
+            cls.poll_message_set(tr("Switch to Object Mode or Pose Mode first"))
             return False
         if not any(entity.role.endswith("_hand") for entity in entities):
-            cls.poll_message_set("No hand is marked: add one with Add Hand")
+            cls.poll_message_set(tr("No hand is marked: add one with Add Hand"))
             return False
         if not any(entity.role == "object" for entity in entities):
-            cls.poll_message_set("No object is marked: select the thing to grasp and mark it as Object")
+            cls.poll_message_set(tr("No object is marked: select the thing to grasp and mark it as Object"))
             return False
         return True
 
@@ -103,7 +104,7 @@ class HVG3D_OT_grasp(bpy.types.Operator):
             held, start = solve(hand, target, self.placement)
         except ClipError as error:
             scene.frame_set(frame_before)
-            self.report({"ERROR"}, str(error))
+            self.report({"ERROR"}, tr(str(error)))
             return {"CANCELLED"}
         key_grasp(scene, hand, held, start, target, frame, self.lead_in, moves=self.placement != "STAY")
         if self.hold:
@@ -122,13 +123,13 @@ class HVG3D_OT_grasp(bpy.types.Operator):
         depth = f"at most {1000 * held.penetration:.1f} mm inside"
         if len(held.touching) < 3 or held.penetration > 0.003:
             count = len(held.touching)
-            self.report(
-                {"WARNING"},
+            text = (
                 f"Frame {frame}: only {count} finger{'s' * (count != 1)} touch {target.name}, {depth}. Turn or move "
-                "the hand so that its palm faces the object, or set Wrist to Find a Place",
+                "the hand so that its palm faces the object, or set Wrist to Find a Place"
             )
+            self.report({"WARNING"}, tr(text))
             return
-        self.report({"INFO"}, f"Frame {frame}: {', '.join(held.touching)} touch {target.name}, {depth}")
+        self.report({"INFO"}, tr(f"Frame {frame}: {', '.join(held.touching)} touch {target.name}, {depth}"))
 
     def _armature(self, context) -> bpy.types.Object:
         wanted = {"LEFT": ("left_hand",), "RIGHT": ("right_hand",)}.get(self.hand, ("left_hand", "right_hand"))

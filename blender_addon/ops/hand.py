@@ -10,6 +10,7 @@ from mathutils import Matrix
 from ..compat import with_nodes
 from ..demo.hand import HandShape, load_hand
 from ..demo.rig import add_hand
+from ..translations import tr
 from .marking import mark_objects
 
 _SKIN = ("HVG-3D Skin", (0.62, 0.34, 0.23, 1.0), 0.45)
@@ -58,7 +59,7 @@ class HVG3D_OT_add_hand(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if context.mode != "OBJECT":
-            cls.poll_message_set("Switch to Object Mode first")
+            cls.poll_message_set(tr("Switch to Object Mode first"))
             return False
         return True
 
@@ -82,7 +83,7 @@ class HVG3D_OT_add_hand(bpy.types.Operator):
         context.view_layer.objects.active = armature
         if self.mark:
             mark_objects(scene.hvg3d, [armature], f"{side}_hand")
-        self.report({"INFO"}, f"Added a {side} hand; place its armature, then press Grasp")
+        self.report({"INFO"}, tr(f"Added a {side} hand; place its armature, then press Grasp"))
         return {"FINISHED"}
 
 

@@ -12,6 +12,7 @@ from ..properties import MARKABLE_TYPES, ROLE_ITEMS
 from ..scene.guess import guess_marks
 from ..scene.surfaces import surfaces_of
 from ..shot import entity_problem
+from ..translations import tr
 
 
 def mark_objects(
@@ -68,7 +69,7 @@ class _OnEntity:
         shot = context.scene.hvg3d
         index = self.index if self.index >= 0 else shot.entity_index
         if not 0 <= index < len(shot.entities):
-            self.report({"WARNING"}, f"There is no mark number {index + 1}")
+            self.report({"WARNING"}, tr(f"There is no mark number {index + 1}"))
             return {"CANCELLED"}
         self.act(context, shot, index)
         return {"FINISHED"}
@@ -92,7 +93,7 @@ class HVG3D_OT_mark(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if context.scene is None:
-            cls.poll_message_set("There is no scene")
+            cls.poll_message_set(tr("There is no scene"))
             return False
         return True
 
@@ -100,14 +101,16 @@ class HVG3D_OT_mark(bpy.types.Operator):
     def description(cls, context, properties):
         role = properties.role.replace("_", " ")
         if properties.collection:
-            return f"Mark everything in collection {properties.collection!r} as {role}"
-        return f"Mark the selected objects as {role}. A hand's armature or a parent empty stands for its meshes"
+            return tr(f"Mark everything in collection {properties.collection!r} as {role}")
+        return tr(f"Mark the selected objects as {role}. A hand's armature or a parent empty stands for its meshes")
 
     def execute(self, context):
         if self.collection:
             collection = bpy.data.collections.get(self.collection)
             if collection is None or not any(obj.type in MARKABLE_TYPES for obj in collection.all_objects):
-                self.report({"ERROR"}, f"Collection {self.collection!r} has nothing with a surface; choose another one")
+                self.report(
+                    {"ERROR"}, tr(f"Collection {self.collection!r} has nothing with a surface; choose another one")
+                )
                 return {"CANCELLED"}
             mark_objects(context.scene.hvg3d, [], self.role, collection)
             return {"FINISHED"}
@@ -150,7 +153,7 @@ class HVG3D_OT_guess_marks(bpy.types.Operator):
             self.report({"WARNING"}, "Nothing found that looks like a hand or an object; select it and mark it")
             return {"CANCELLED"}
         found = "; ".join(f"{g.objects[0].name} as {g.role.replace('_', ' ')}: {g.reason}" for g in new)
-        self.report({"INFO"}, f"Guessed {found}")
+        self.report({"INFO"}, tr(f"Guessed {found}"))
         return {"FINISHED"}
 
 
@@ -197,7 +200,7 @@ class HVG3D_OT_show_marked(_OnEntity, bpy.types.Operator):
                     part.hide_set(False)
         problem = entity_problem(context.scene, entity)
         if problem:
-            self.report({"WARNING"}, problem)
+            self.report({"WARNING"}, tr(problem))
 
 
 CLASSES = (

@@ -12,6 +12,7 @@ from ..overlay import display
 from ..overlay.display import OVERLAY
 from ..runtime import RUNTIME
 from ..scene.restore import preserved
+from ..translations import tr
 
 _TURN_SECONDS = 0.04
 
@@ -31,10 +32,10 @@ class HVG3D_OT_check_contact(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if len(context.scene.hvg3d.entities) == 0:
-            cls.poll_message_set("Nothing is marked")
+            cls.poll_message_set(tr("Nothing is marked"))
             return False
         if RUNTIME.exporting:
-            cls.poll_message_set("The scene is being read")
+            cls.poll_message_set(tr("The scene is being read"))
             return False
         return True
 
@@ -57,7 +58,7 @@ class HVG3D_OT_check_contact(bpy.types.Operator):
         self._timer = context.window_manager.event_timer_add(0.001, window=context.window)
         context.window_manager.modal_handler_add(self)
         context.window_manager.progress_begin(0, 100)
-        context.workspace.status_text_set("HVG-3D goes through the frames.  Esc: stop")
+        context.workspace.status_text_set(tr("HVG-3D goes through the frames.  Esc: stop"))
         return {"RUNNING_MODAL"}
 
     def modal(self, context, event):
@@ -89,7 +90,7 @@ class HVG3D_OT_check_contact(bpy.types.Operator):
         display.forget()
         display.refresh(scene)
         if OVERLAY.sampler is None:
-            self.report({"ERROR"}, OVERLAY.problem)
+            self.report({"ERROR"}, tr(OVERLAY.problem))
             return False
         self._scene = scene.name
         self._steps = self._go_through(scene)
@@ -127,7 +128,7 @@ class HVG3D_OT_check_contact(bpy.types.Operator):
 
     def _tell(self, context):
         if OVERLAY.problem:
-            self.report({"ERROR"}, OVERLAY.problem)
+            self.report({"ERROR"}, tr(OVERLAY.problem))
             return {"CANCELLED"}
         if not OVERLAY.contacts:
             self.report({"INFO"}, "Points are shown; mark a hand and an object to measure their contact")
@@ -140,10 +141,10 @@ class HVG3D_OT_check_contact(bpy.types.Operator):
         if deep:
             frames = f"{len(deep)} frame{'s' * (len(deep) != 1)}"
             text = f"{frames} with skin inside the object, the worst is {worst:g} with {depth:.1f} mm"
-            self.report({"WARNING"}, text)
+            self.report({"WARNING"}, tr(text))
         elif held:
             self.report(
-                {"INFO"}, f"No fault: three fingers or more touch from frame {min(held):g}, {depth:.1f} mm deep"
+                {"INFO"}, tr(f"No fault: three fingers or more touch from frame {min(held):g}, {depth:.1f} mm deep")
             )
         else:
             self.report({"INFO"}, "The hand never holds the object in these frames")

@@ -9,6 +9,7 @@ from .. import __package__ as base_package
 from .. import pump
 from ..result import show_result
 from ..runtime import RUNTIME
+from ..translations import tr
 
 
 class HVG3D_OT_check_server(bpy.types.Operator):
@@ -29,7 +30,7 @@ class HVG3D_OT_cancel(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if not RUNTIME.rendering:
-            cls.poll_message_set("No video is being made")
+            cls.poll_message_set(tr("No video is being made"))
             return False
         return True
 
@@ -47,13 +48,13 @@ class HVG3D_OT_show_result(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if RUNTIME.result is None:
-            cls.poll_message_set("There is no finished video yet")
+            cls.poll_message_set(tr("There is no finished video yet"))
             return False
         return True
 
     def execute(self, context):
         if not RUNTIME.result.path.is_file():
-            self.report({"ERROR"}, f"{RUNTIME.result.path} is not there any more")
+            self.report({"ERROR"}, tr(f"{RUNTIME.result.path} is not there any more"))
             return {"CANCELLED"}
         show_result(RUNTIME.result)
         return {"FINISHED"}

@@ -13,6 +13,7 @@ from mathutils import Matrix, Vector
 from ..core import ClipError
 from ..scene.reference import render_reference
 from ..shot import marked_corners, reference_png, reference_recipe
+from ..translations import tr
 
 
 class HVG3D_OT_use_frame_count(bpy.types.Operator):
@@ -47,7 +48,7 @@ class HVG3D_OT_use_camera(bpy.types.Operator):
     def execute(self, context):
         camera = context.scene.objects.get(self.name)
         if camera is None or camera.type != "CAMERA":
-            self.report({"ERROR"}, f"There is no camera {self.name!r} in this scene")
+            self.report({"ERROR"}, tr(f"There is no camera {self.name!r} in this scene"))
             return {"CANCELLED"}
         context.scene.hvg3d.camera = camera
         return {"FINISHED"}
@@ -90,10 +91,10 @@ class HVG3D_OT_aim_camera(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if context.scene.hvg3d.camera_of(context.scene) is None:
-            cls.poll_message_set("The shot has no camera")
+            cls.poll_message_set(tr("The shot has no camera"))
             return False
         if len(context.scene.hvg3d.entities) == 0:
-            cls.poll_message_set("Nothing is marked")
+            cls.poll_message_set(tr("Nothing is marked"))
             return False
         return True
 
@@ -187,7 +188,7 @@ class HVG3D_OT_make_reference(bpy.types.Operator):
                     raise ClipError("reference: there is no camera to render it from; add one, or choose a file")
                 png = render_reference(scene, camera, shot.range_of(scene)[0], shot.width, shot.height)
         except (ClipError, OSError, RuntimeError) as error:
-            self.report({"ERROR"}, str(error))
+            self.report({"ERROR"}, tr(str(error)))
             return {"CANCELLED"}
         finally:
             shot.reference_keep = kept

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core import ClipError
 from ..runtime import RUNTIME
+from ..translations import tr
 from .contact import Contact, FrameSample, contact_of, describe, graph_bars, point_colors, trails
 from .sampler import Sampler, settings_key
 
@@ -262,7 +263,7 @@ def _draw_text() -> None:
     scene = bpy.context.scene
     if not scene.hvg3d.overlay.show:
         return
-    line = text(scene)
+    line = tr(text(scene))
     if OVERLAY.sampler is not None and not OVERLAY.problem:
         line = f"Frame {scene.frame_current}   {line}"
     drawing.draw_label(line, bpy.context.area, bpy.context.region)

@@ -8,6 +8,7 @@ import textwrap
 import bpy
 
 from ..shot import Check
+from ..translations import tr
 
 
 class Panel:
@@ -24,16 +25,18 @@ class Panel:
 
 
 def draw_text(layout, text: str, width: int, icon: str = "NONE") -> None:
-    """Several lines of text, broken to the ``width`` in pixels of where they are drawn."""
+    """Several lines of translated text, broken to the ``width`` in pixels of where they are drawn."""
     column = layout.column(align=True)
     characters = max(20, int(width / (6.3 * bpy.context.preferences.system.ui_scale)) - 11)
-    for number, line in enumerate(textwrap.wrap(text, characters) or [""]):
-        column.label(text=line, icon=icon if number == 0 else ("BLANK1" if icon != "NONE" else "NONE"))
+    for number, line in enumerate(textwrap.wrap(tr(text), characters) or [""]):
+        column.label(text=line, translate=False, icon=icon if number == 0 else ("BLANK1" if icon != "NONE" else "NONE"))
 
 
 def draw_operator(layout, operator: str, **options):
     """A button with the operator's properties given as keywords besides ``text`` and ``icon``."""
     look = {name: options.pop(name) for name in ("text", "icon", "emboss", "depress") if name in options}
+    if "text" in look:
+        look["text"] = tr(look["text"])
     button = layout.operator(operator, **look)
     for name, value in options.items():
         setattr(button, name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import bpy
 
+from ..translations import tr
 from .common import Panel, draw_operator, draw_text
 
 _ROLES = (("left_hand", "Left Hand"), ("right_hand", "Right Hand"), ("object", "Object"))
@@ -53,7 +54,7 @@ class HVG3D_MT_mark_collection(bpy.types.Menu):
 
     def draw(self, context):
         collection = context.collection
-        self.layout.label(text=f"Mark {collection.name!r} as", icon="OUTLINER_COLLECTION")
+        self.layout.label(text=tr(f"Mark {collection.name!r} as"), icon="OUTLINER_COLLECTION")
         for role, label in _ROLES:
             draw_operator(self.layout, "hvg3d.mark", text=label, role=role, collection=collection.name)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import bpy
 
 from ..shot import frames_text, reference_is_current
+from ..translations import tr
 from .common import Panel, draw_text
 
 
@@ -50,7 +51,7 @@ class HVG3D_PT_first_picture(Panel, bpy.types.Panel):
         box = layout.box().column(align=True)
         box.template_icon(icon_value=shot.reference_image.preview_ensure().icon_id, scale=9.0)
         if current:
-            box.label(text=f"{shot.width} x {shot.height}, as it will be cropped", icon="CHECKMARK")
+            box.label(text=tr(f"{shot.width} x {shot.height}, as it will be cropped"), icon="CHECKMARK")
         else:
             draw_text(box, "Made for other settings", context.region.width, "INFO")
         layout.prop(shot, "reference_keep")
