@@ -237,6 +237,7 @@ def test_a_server_that_is_kept_is_found_again(chosen, python, tmp_path, how):
     assert gone(blender.family)
 
 
+@pytest.mark.slow
 def test_two_blenders_share_one_server_and_the_second_takes_over(chosen, python, tmp_path):
     """No fight: the second uses the first one's server, and when that goes with its Blender, it can start its own."""
     blender = OtherBlender(tmp_path, python)
