@@ -202,7 +202,7 @@ class HVG3D_OT_render_original(_OnResult, bpy.types.Operator):
         frames = compare.original_frames(movie, shot)
         if all(path.is_file() for path in frames):
             return None
-        scene = compare.original_scene(original, shot)
+        scene = compare.original_scene(original, shot, "Rendered", movie)
         compare.prepare_render(scene, frames)
         return scene
 
@@ -222,8 +222,7 @@ class HVG3D_OT_render_original(_OnResult, bpy.types.Operator):
         made = compare.find(movie)
         if made is not None:
             compare.build(movie, made.hvg3d_compare.layout)
-        for scene in [s for s in bpy.data.scenes if s.name.endswith("(original)") and s.users == 0]:
-            bpy.data.scenes.remove(scene)
+        compare.remove_copy("Rendered", movie)
         return {"FINISHED"}
 
     def invoke(self, context, event):
@@ -267,15 +266,24 @@ class HVG3D_OT_render_original(_OnResult, bpy.types.Operator):
 
 
 class HVG3D_OT_use_as_background(_OnResult, bpy.types.Operator):
-    """Python: ``bpy.ops.hvg3d.use_as_background(result='')``; takes the place of one that is there."""
+    """Python: ``bpy.ops.hvg3d.use_as_background(result='', depth='FRONT')``; takes the place of one that is there."""
 
     bl_idname = "hvg3d.use_as_background"
-    bl_label = "Behind Camera"
-    bl_description = "Show the video behind the scene in the shot's camera, each frame where it belongs"
+    bl_label = "Show in Camera"
+    bl_description = "Show the video as a background image of the shot's camera, each frame where it belongs"
     bl_options = {"REGISTER", "UNDO"}
 
+    depth: EnumProperty(
+        name="Depth",
+        description="Whether the scene hides the video",
+        items=(
+            ("FRONT", "Over the Scene", "Half transparent over the scene"),
+            ("BACK", "Behind the Scene", "Behind everything in the scene"),
+        ),
+    )
+
     def work(self, context, movie):
-        camera = background.show(context.scene, movie)
+        camera = background.show(context.scene, movie, self.depth)
         self.report({"INFO"}, f"Shown in {camera.name}: look through it to see it")
         return {"FINISHED"}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A result behind the shot's camera, in step with the scene."""
+"""A result as a background image of the shot's camera, in step with the scene."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from .frames import changes, is_one_to_one, scene_times, shown_frames
 _NAME = "HVG-3D "  # the images' names begin so
 
 
-def show(scene: bpy.types.Scene, movie: Path) -> bpy.types.Object:
-    """Returns the camera; a video that was there before is replaced. Raises ValueError with words for the user."""
+def show(scene: bpy.types.Scene, movie: Path, depth: str = "FRONT") -> bpy.types.Object:
+    """``depth``: "BACK" behind the scene, "FRONT" half transparent over it. Returns the camera.
+
+    A video that was there before is replaced. Raises ValueError with words for the user.
+    """
     metadata = read_metadata(movie)
     shot = shot_of(metadata)
     camera = scene.objects.get(str(shot.get("camera", ""))) or scene.camera
@@ -32,7 +35,8 @@ def show(scene: bpy.types.Scene, movie: Path) -> bpy.types.Object:
     data.show_background_images = True
     back = data.background_images.new()
     back.image = image
-    back.alpha = 1.0
+    back.display_depth = depth
+    back.alpha = 1.0 if depth == "BACK" else 0.5
     back.frame_method = "CROP"
     count = image.frame_duration
     shown = shown_frames(scene_times(metadata, count), first, last)

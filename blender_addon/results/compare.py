@@ -109,14 +109,12 @@ def original_frames(movie: Path, shot: dict[str, Any]) -> list[Path]:
     return [folder / f"{frame:05d}.png" for frame in range(int(shot["frame_start"]), int(shot["frame_end"]) + 1)]
 
 
-def original_scene(original: bpy.types.Scene, shot: dict[str, Any]) -> bpy.types.Scene:
-    """A linked copy of the shot's scene with the size, the camera and the frames of the clip, to render or to show."""
-    name = f"{original.name} (original)"
-    old = bpy.data.scenes.get(name)
-    if old is not None:
-        bpy.data.scenes.remove(old)
+def original_scene(original: bpy.types.Scene, shot: dict[str, Any], kind: str, movie: Path) -> bpy.types.Scene:
+    """A linked copy of the shot's scene with the size, the camera and the frames of the clip: "Shown" or "Rendered"."""
+    remove_copy(kind, movie)
     scene = original.copy()
-    scene.name = name
+    scene.name = f"{kind} {movie.stem}"
+    scene.hvg3d_compare.copy_of = f"{kind} {movie}"  # names are cut off at 63 bytes
     render, settings = scene.render, shot["settings"]
     render.resolution_x, render.resolution_y = int(settings["width"]), int(settings["height"])
     render.resolution_percentage = 100
@@ -129,6 +127,12 @@ def original_scene(original: bpy.types.Scene, shot: dict[str, Any]) -> bpy.types
     if camera is not None:
         scene.camera = camera
     return scene
+
+
+def remove_copy(kind: str, movie: Path) -> None:
+    """Of the scenes that :func:`original_scene` has made."""
+    for scene in [scene for scene in bpy.data.scenes if scene.hvg3d_compare.copy_of == f"{kind} {movie}"]:
+        bpy.data.scenes.remove(scene)
 
 
 def prepare_render(scene: bpy.types.Scene, frames: list[Path]) -> None:
@@ -218,6 +222,7 @@ def _original(editor, scene: bpy.types.Scene, movie: Path, shot: dict[str, Any],
         _fit(sound, original, first, last)
         sound.blend_alpha = 0.0  # heard, not seen: the picture is not even rendered
         sound.blend_type = "ALPHA_OVER"
+    remove_copy("Shown", movie)
     frames = original_frames(movie, shot)
     if all(path.is_file() for path in frames):
         other = strips.new_image(ORIGINAL, str(frames[0]), _LAYERS[ORIGINAL], first, fit_method="ORIGINAL")
@@ -227,7 +232,7 @@ def _original(editor, scene: bpy.types.Scene, movie: Path, shot: dict[str, Any],
         return other
     if original is None:
         return None
-    shown = original_scene(original, shot)
+    shown = original_scene(original, shot, "Shown", movie)
     other = strips.new_scene(ORIGINAL, shown, _LAYERS[ORIGINAL], first)
     other.volume = 0.0
     _fit(other, shown, first, last)

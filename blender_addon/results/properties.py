@@ -28,6 +28,7 @@ class HVG3D_CompareSettings(bpy.types.PropertyGroup):
     """Of a scene that was made to compare; ``movie`` is empty in all others."""
 
     movie: StringProperty(options={"HIDDEN"})
+    copy_of: StringProperty(options={"HIDDEN"})
     original: PointerProperty(type=bpy.types.Scene, options={"HIDDEN"})
     width: IntProperty(options={"HIDDEN"})
     height: IntProperty(options={"HIDDEN"})

@@ -78,7 +78,7 @@ class HVG3D_PT_results(Panel, bpy.types.Panel):
         row = column.row(align=True)
         row.enabled = not entry.missing
         row.operator("hvg3d.view_result", icon="IMAGE_DATA")
-        row.operator("hvg3d.compare", icon="SEQ_SPLITVIEW")
+        row.operator("hvg3d.compare", text="Compare", icon="SEQ_SPLITVIEW")
         row = column.row(align=True)
         row.operator("hvg3d.redo", icon="LOOP_BACK")
         row.operator("hvg3d.reroll", icon="FILE_REFRESH")

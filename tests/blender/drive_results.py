@@ -182,6 +182,7 @@ def comparison(scene: bpy.types.Scene, movie: Path) -> None:
     frames = sorted(original_folder(movie, read_metadata(movie)["shot"]["request"]["clip"]).glob("*.png"))
     assert len(frames) == FRAMES
     assert compare.is_fair(made)
+    assert {s.name for s in bpy.data.scenes} == {"Scene", made.name}  # copies that are not needed are gone
     assert bpy.ops.hvg3d.compare() == {"FINISHED"}
     assert [s.name for s in bpy.data.scenes if s.hvg3d_compare.movie] == [made.name]  # reused
     peer = scene.copy()
