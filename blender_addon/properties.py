@@ -80,8 +80,10 @@ def _not_kept(self, context) -> None:
 class HVG3D_ObjectRef(bpy.types.PropertyGroup):
     """An object, or a collection that stands for all of its objects."""
 
-    object: PointerProperty(type=bpy.types.Object, name="Object")
-    collection: PointerProperty(type=bpy.types.Collection, name="Collection")
+    object: PointerProperty(type=bpy.types.Object, name="Object", description="A marked object")
+    collection: PointerProperty(
+        type=bpy.types.Collection, name="Collection", description="A marked collection, for all that is in it"
+    )
 
 
 class HVG3D_Entity(bpy.types.PropertyGroup):
@@ -324,8 +326,10 @@ class HVG3D_SceneSettings(bpy.types.PropertyGroup):
         name="Tracks", description="Let the network see the motion tracks", default=True, options=set()
     )
 
-    overlay: PointerProperty(type=HVG3D_OverlaySettings)
-    grasp: PointerProperty(type=HVG3D_GraspSettings)
+    overlay: PointerProperty(
+        type=HVG3D_OverlaySettings, name="Overlay", description="How the points that will be sent are shown"
+    )
+    grasp: PointerProperty(type=HVG3D_GraspSettings, name="Grasp", description="How the Grasp button works")
 
     points_per_entity: IntProperty(
         name="Points",

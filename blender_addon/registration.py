@@ -20,7 +20,7 @@ from .results import properties as result_properties
 from .runtime import RUNTIME
 from .server_care.care import CARE
 from .ui import batch as batch_panel
-from .ui import marks, render, shot
+from .ui import keys, marks, menus, render, shot
 from .ui import overlay as overlay_panel
 from .ui import results as results_panel
 from .ui import server as server_panel
@@ -46,6 +46,7 @@ _CLASSES = (
     *batch_properties.CLASSES,
     *batch_ops.CLASSES,
     *batch_panel.CLASSES,
+    *menus.CLASSES,
     *preferences.CLASSES,
 )
 
@@ -55,6 +56,8 @@ def register() -> None:
         bpy.utils.register_class(cls)
     bpy.types.Scene.hvg3d = bpy.props.PointerProperty(type=properties.HVG3D_SceneSettings)
     translations.register()
+    menus.register()
+    keys.register()
     batch_properties.register()
     cli.register()
     result_properties.register()
@@ -78,6 +81,8 @@ def unregister() -> None:
     if bpy.app.timers.is_registered(pump.watch):
         bpy.app.timers.unregister(pump.watch)
     cli.unregister()
+    keys.unregister()
+    menus.unregister()
     translations.unregister()
     batch_properties.unregister()
     result_properties.unregister()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import bpy
 import numpy as np
 
+from ..compat import with_nodes
 from . import rig
 from .grasp import Grasp
 from .hand import HandModel
@@ -245,8 +246,7 @@ def prepare_render(scene: bpy.types.Scene) -> None:
     scene.render.film_transparent = False
     world = bpy.data.worlds.new("World") if scene.world is None else scene.world
     scene.world = world
-    world.use_nodes = True
-    for node in world.node_tree.nodes:
+    for node in with_nodes(world).nodes:
         if node.type == "BACKGROUND":
             node.inputs[0].default_value = (0.05, 0.05, 0.06, 1.0)
     scene.render.use_persistent_data = True

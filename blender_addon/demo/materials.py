@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import bpy
 
+from ..compat import with_nodes
+
 Color = tuple[float, float, float]
 PATTERNS = ("plain", "stripes", "rings", "checker", "dots", "marble", "speckle", "wood", "planks", "tiles", "weave")
 
@@ -33,9 +35,9 @@ def make_material(name: str, surface: Surface) -> bpy.types.Material:
     if surface.pattern not in PATTERNS:
         raise ValueError(f"pattern {surface.pattern!r} is unknown; use one of {', '.join(PATTERNS)}")
     material = bpy.data.materials.new(name)
-    material.use_nodes = True
     material.diffuse_color = (*surface.color, 1.0)
-    nodes, links = material.node_tree.nodes, material.node_tree.links
+    tree = with_nodes(material)
+    nodes, links = tree.nodes, tree.links
     nodes.clear()
 
     color = nodes.new("ShaderNodeMix")

@@ -79,7 +79,7 @@ class HVG3D_OT_mark(bpy.types.Operator):
     """Python: ``bpy.ops.hvg3d.mark(role='right_hand')``, or with ``collection='Hand'`` for a whole collection."""
 
     bl_idname = "hvg3d.mark"
-    bl_label = "Mark"
+    bl_label = "Mark as Hand or Object"
     bl_description = (
         "Mark the selected objects, or all of a collection. A hand's armature or a parent empty stands for its meshes"
     )
@@ -127,7 +127,7 @@ class HVG3D_OT_guess_marks(bpy.types.Operator):
     """Python: ``bpy.ops.hvg3d.guess_marks(keep=True)``."""
 
     bl_idname = "hvg3d.guess_marks"
-    bl_label = "Guess"
+    bl_label = "Guess Hands and Objects"
     bl_description = (
         "Find hands and objects by their names, bones and sizes. Look at the result in the list and correct it there"
     )
@@ -183,7 +183,7 @@ class HVG3D_OT_select_marked(_OnEntity, bpy.types.Operator):
 
 class HVG3D_OT_show_marked(_OnEntity, bpy.types.Operator):
     bl_idname = "hvg3d.show_marked"
-    bl_label = "Make Visible"
+    bl_label = "Make Marked Visible"
     bl_description = "Show the objects of this hand or object in viewport and renders, and take dead ones off the list"
 
     def act(self, context, shot, index):

@@ -151,4 +151,17 @@ class HVG3D_OT_check_contact(bpy.types.Operator):
         return {"FINISHED"}
 
 
-CLASSES = (HVG3D_OT_check_contact,)
+class HVG3D_OT_toggle_overlay(bpy.types.Operator):
+    """Python: ``scene.hvg3d.overlay.show = True`` says which of the two."""
+
+    bl_idname = "hvg3d.toggle_overlay"
+    bl_label = "Show or Hide Sent Points"
+    bl_description = "Draw the points that will be sent over the scene, or stop drawing them"
+
+    def execute(self, context):
+        settings = context.scene.hvg3d.overlay
+        settings.show = not settings.show
+        return {"FINISHED"}
+
+
+CLASSES = (HVG3D_OT_check_contact, HVG3D_OT_toggle_overlay)

@@ -24,8 +24,8 @@ class HVG3D_OT_check_server(bpy.types.Operator):
 
 class HVG3D_OT_cancel(bpy.types.Operator):
     bl_idname = "hvg3d.cancel"
-    bl_label = "Cancel"
-    bl_description = "Stop making the video"
+    bl_label = "Cancel Real Video"
+    bl_description = "Stop making the video, here and on the server"
 
     @classmethod
     def poll(cls, context):

@@ -34,7 +34,7 @@ class HVG3D_PT_marks(Panel, bpy.types.Panel):
         for role, label in _ROLES:
             draw_operator(row, "hvg3d.mark", text=label, role=role)
         row = column.row(align=True)
-        row.operator("hvg3d.guess_marks", icon="VIEWZOOM")
+        row.operator("hvg3d.guess_marks", text="Guess", icon="VIEWZOOM")
         row.menu("HVG3D_MT_mark_collection", text="Collection", icon="OUTLINER_COLLECTION")
         if len(shot.entities) == 0:
             return

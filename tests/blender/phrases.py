@@ -68,7 +68,7 @@ _NO_TEXT = tuple(
             r"\\[sbSdw.]|\|.*\||\(\.[*+]|\.\*|\[\^|\w\|\w|Errno|SSLError|DO NOT MATCH",
             r"^(?:--|# |HVG3D_|Scripts/|Lib/|Bearer|else:|import )",
             r"^(?:utf-8|AppData|Local|Library|Application Support|Programs|SyntaxError|live preview)$",
-            r"^(?:Workbench|pip>=25\.1|hvg3d extension for Blender|Held by \{\})$",
+            r"^(?:Workbench|Screen|pip>=25\.1|hvg3d extension for Blender|Held by \{\})$",
             r"^(?:HVG-3D (?:Skin|Sleeve|reference)|HVG-3D \{\} first picture)$",
             r"^(?:two hands|\{\}, close-up, natural light|quality = .*|body and shot must be objects|none at all)$",
             r"^(?:Python3\{\}|managed installation of the HVG-3D server|(?:out|retries) = \{\}|\{\} Hand)$",
