@@ -17,7 +17,6 @@ from ..shot import export_settings
 from .actions import acting, scene_actions
 from .job import Batch
 from .plan import Plan, Selection, Shot, Unit, shots_of_scenes
-from .stamp import stamp_of
 
 PHASES = {"frames": "Reading the scene", "reference": "Rendering the first picture", "finish": "Checking the clip"}
 
@@ -47,11 +46,6 @@ def file_paths() -> list[str]:
         if scene.hvg3d.reference_source != "RENDER" and scene.hvg3d.reference_path:
             paths.add(bpy.path.abspath(scene.hvg3d.reference_path))
     return [bpy.data.filepath, *sorted(paths - {bpy.data.filepath})]
-
-
-def file_stamp() -> str:
-    """Changes with the open file; empty where it has changes that are not saved."""
-    return "" if bpy.data.is_dirty or not bpy.data.filepath else stamp_of(file_paths())
 
 
 def shots_of_open_file(selections: Iterable[Selection], file: str = "") -> list[Shot]:
@@ -90,16 +84,15 @@ def phase_text(progress: ExportProgress) -> str:
 def iter_batch(batch: Batch, selections: Iterable[Selection]) -> Generator[tuple[Unit, ExportProgress], None, None]:
     """Puts the shots of the open file into ``batch`` and exports what it needs, a scene frame per step.
 
-    One that fails is noted, and the next one comes. Ends early where the batch has ended.
+    One that fails is noted, and the next one comes. Ends early where the batch has ended. Everything is exported anew,
+    whatever an earlier run has left: Blender does not know for certain whether a scene has been changed since (scripts
+    leave no trace). What comes out the same still counts as done.
     """
-    stamp = file_stamp()
     file = Path(bpy.data.filepath).name
     units = batch.add(shots_of_open_file(selections, file))
     for unit in units:
         if not batch.running:
             return
-        if not batch.needs_export(unit, stamp):
-            continue
         try:
             steps = iter_unit(unit)
             while True:
@@ -115,9 +108,9 @@ def iter_batch(batch: Batch, selections: Iterable[Selection]) -> Generator[tuple
                     steps.close()
                     raise
         except (ClipError, OSError, RuntimeError) as error:
-            batch.export_failed(unit, str(error).strip(), stamp)
+            batch.export_failed(unit, str(error).strip())
         else:
-            batch.exported(unit, clip, request, stamp)
+            batch.exported(unit, clip, request)
 
 
 def selections_for(plan: Plan, path: str) -> tuple[Selection, ...]:

@@ -13,7 +13,7 @@ from .progress import duration
 
 _LINES = 10  # shots that are shown one by one
 _ICONS = {"done": "CHECKMARK", "failed": "ERROR", "running": "PLAY", "exporting": "OUTLINER_DATA_ARMATURE"}
-_FIRST = ("failed", "running", "exporting", "sending", "queued", "ready", "waiting", "done")
+_FIRST = ("running", "exporting", "sending", "failed", "queued", "ready", "waiting", "done")
 
 
 class HVG3D_UL_batch_scenes(bpy.types.UIList):

@@ -25,7 +25,7 @@ from blender_addon.core import ClipError, load_clip  # noqa: E402
 from tests.server.serverkit import RunningServer  # noqa: E402
 
 from .batchkit import GOOD_PLAN, make_files  # noqa: E402
-from .snapshot import scene_state  # noqa: E402
+from .snapshot import differences, scene_state  # noqa: E402
 
 BROKEN = '\n[[shots]]\nscenes = ["Flat", "Gone", "Lost"]\nseeds = [1]\n'
 
@@ -67,7 +67,9 @@ def server(tmp_path, monkeypatch):
 
 def everything() -> dict:
     """All scenes, and which action and slot every object has."""
-    state: dict = {scene.name: str(sorted(scene_state(scene).items(), key=str)) for scene in bpy.data.scenes}
+    state: dict = {}
+    for scene in bpy.data.scenes:
+        state |= {(scene.name, key): value for key, value in scene_state(scene).items()}
     for obj in bpy.data.objects:
         data = obj.animation_data
         if data is not None:
@@ -92,7 +94,7 @@ def report(out: Path) -> dict:
 
 
 def test_blenders_command_makes_24_with_three_broken(folder, server, capfd):
-    """21 results, three explained failures, exit code 1; with the same again nothing is made and nothing exported."""
+    """21 results, three explained failures, exit code 1. The same again makes nothing; a change, what it changes."""
     plan = folder / "plan.toml"
     plan.write_text(GOOD_PLAN + BROKEN + "", "utf-8")
     before = everything()
@@ -106,13 +108,18 @@ def test_blenders_command_makes_24_with_three_broken(folder, server, capfd):
     assert "ORTHO" in errors["Flat"][0] and "Perspective" in errors["Flat"][1]
     assert "deleted" in errors["Gone"][0] and errors["Gone"][1]
     assert errors["Lost"] == ("scene: 'Lost' is not in 'shots.blend'", "Use one of A, B, Flat, Gone")
-    assert [key for key in before if everything()[key] != before[key]] == []
+    assert differences(before, everything()) == []
     assert len(server.get("/v1/jobs?limit=200")["jobs"]) == 21
-    clips = {path.name: path.stat().st_mtime_ns for path in (out / "clips").iterdir()}
+    videos = {path.name: path.stat().st_mtime_ns for path in (out / "videos").iterdir()}
     assert cli.execute(["batch", "--config", str(plan)]) == 1
     assert "21 of 24 done, 3 failed" in capfd.readouterr().out
-    assert {path.name: path.stat().st_mtime_ns for path in (out / "clips").iterdir()} == clips
+    assert {path.name: path.stat().st_mtime_ns for path in (out / "videos").iterdir()} == videos
+    assert all(entry["from_before"] for entry in report(out)["results"] if entry["state"] == "done")
     assert len(server.get("/v1/jobs?limit=200")["jobs"]) == 21
+    # A script that moves something leaves no trace that Blender itself would see.
+    bpy.data.scenes["A"].hvg3d.prompt = "a hand lifts a crate"
+    assert cli.execute(["batch", "--config", str(plan)]) == 1
+    assert len(server.get("/v1/jobs?limit=200")["jobs"]) == 21 + 12
 
 
 def test_every_shot_is_what_it_says(folder, server):
@@ -165,8 +172,7 @@ def test_the_panel_counts_starts_and_keeps_the_scene(folder, server):
     pose_by_hand()
     before = everything()
     assert bpy.ops.hvg3d.batch_start() == {"FINISHED"}
-    changed = [key for key in before if everything()[key] != before[key]]
-    assert changed == []
+    assert differences(before, everything()) == []
     totals = SESSION.batch.totals()
     assert (totals.shots, totals.done, totals.failed) == (18, 12, 6)
     assert SESSION.report == folder / "stapel ö" / "report.html"
@@ -195,7 +201,7 @@ def test_stopped_in_the_middle_of_an_export_everything_is_as_it_was(folder, serv
     steps.close()
     batch.stop()
     batch.close()
-    assert [key for key in before if everything()[key] != before[key]] == []
+    assert differences(before, everything()) == []
 
 
 def test_actions_are_found_for_what_they_move(folder):
