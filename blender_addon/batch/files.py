@@ -25,6 +25,7 @@ from .plan import (
     unique,
 )
 from .stamp import stamp_of
+from .state import STATE_FILE
 
 _SUFFIXES = (".blend", CLIP_SUFFIX)
 Files = dict[str, list[Selection]]
@@ -34,7 +35,7 @@ def find_files(plan: Plan, base: Path, out: Path) -> Files:
     """The files of a plan, by their paths below ``base``, each with the selections that name it, in their order.
 
     A pattern that matches nothing is an error; a name without * and ? stays, and fails as a shot. What lies in ``out``
-    is left out. Raises :class:`PlanError`.
+    or was made by another batch is left out. Raises :class:`PlanError`.
     """
     found: Files = {}
     for selection in plan.selections:
@@ -58,8 +59,10 @@ def find_files(plan: Plan, base: Path, out: Path) -> Files:
 
 
 def _hidden(path: Path, base: Path, out: Path) -> bool:
+    """Hidden files, and what this or another batch has made."""
     parts = path.relative_to(base).parts
-    return out.absolute() in path.absolute().parents or any(part.startswith(".") for part in parts)
+    made = any(base.joinpath(*parts[:depth], STATE_FILE).exists() for depth in range(1, len(parts)))
+    return made or out.absolute() in path.absolute().parents or any(part.startswith(".") for part in parts)
 
 
 class FileBatch:

@@ -52,7 +52,9 @@ def plan_from(given: argparse.Namespace, config: Path | None) -> Plan:
     if named:
         # Through the plan's own reader, so that a wrong value is refused in the same words.
         chosen = parse_plan(_toml(named), "options").selections[0]
-        given_fields = {name: getattr(chosen, name) for name in ("scenes", "cameras", "actions") if name in named}
+        given_fields: dict[str, Any] = {
+            name: getattr(chosen, name) for name in ("scenes", "cameras", "actions") if name in named
+        }
         if chosen.seeds is not None or chosen.seed_count is not None:
             given_fields |= {"seeds": chosen.seeds, "seed_count": chosen.seed_count}
         plan = replace(

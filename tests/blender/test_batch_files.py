@@ -151,6 +151,10 @@ def test_a_folder_of_clips_and_files_with_options(folder, server, tmp_path):
     (folder / "corrupt.blend").unlink()
     (folder / "shot.clip.safetensors").write_bytes(tiny_clip())
     (folder / "cut.clip.safetensors").write_bytes(tiny_clip()[:-100])
+    made = folder / "renders" / "clips"  # by another batch: not to be taken for material
+    made.mkdir(parents=True)
+    (made / "old.clip.safetensors").write_bytes(tiny_clip())
+    (folder / "renders" / "batch.jsonl").write_text("", "utf-8")
     arguments = (folder, "--scene", "A", "--camera", "all", "--seeds", "5-6", "--steps", "2", "--prompt", "a mug")
     dry = run(*arguments, "--dry-run", "--out", tmp_path / "out")
     assert dry.returncode == 0, dry.stderr
