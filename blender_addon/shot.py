@@ -234,9 +234,10 @@ def _frames(scene: bpy.types.Scene) -> Check:
     if valid_frame_count(count):
         return Check(True, f"Frames {first} to {last}: {count} in the clip")
     counts = sorted({number for number in nearest_valid_frame_counts(count) if number is not None})
-    return Check(
-        False, f"{count} frames: {' or '.join(map(str, counts))} can be used", tuple(_use_frames(n) for n in counts)
-    )
+    text = f"{count} frames: {counts[0]} can be used"
+    if len(counts) > 1:
+        text = f"{count} frames: {counts[0]} or {counts[1]} can be used"
+    return Check(False, text, tuple(_use_frames(n) for n in counts))
 
 
 def _use_frames(count: int) -> Fix:

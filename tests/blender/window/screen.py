@@ -128,9 +128,11 @@ class Screen:
         self._run("mount", "--bind", str(source), str(target))
         self._mounts.append(target)
 
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "DISPLAY": self._display, "DEBIAN_FRONTEND": "noninteractive"}
+
     def _run(self, *command: str) -> str:
-        environment = {**os.environ, "DISPLAY": self._display, "DEBIAN_FRONTEND": "noninteractive"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(
                 f"{' '.join(command)}: exit code {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}"
