@@ -55,8 +55,10 @@ def set_strip_end(strip: bpy.types.Strip, frame: int) -> None:
     setattr(strip, name, frame)
 
 
-def strip_end(strip: bpy.types.Strip) -> int:
-    return strip.right_handle if hasattr(strip, "right_handle") else strip.frame_final_end
+def set_strip_start(strip: bpy.types.Strip, frame: int) -> None:
+    """The first frame of a strip; its content stays where it is. Renamed in 5.1."""
+    name = "left_handle" if hasattr(strip, "left_handle") else "frame_final_start"
+    setattr(strip, name, frame)
 
 
 def show_in_sequencer(window: bpy.types.Window, scene: bpy.types.Scene) -> None:
@@ -70,9 +72,3 @@ def show_in_sequencer(window: bpy.types.Window, scene: bpy.types.Scene) -> None:
 def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:
     """The scene that sequence editors show."""
     return getattr(context, "sequencer_scene", None) or context.scene
-
-
-def leave_sequencer(window: bpy.types.Window, scene: bpy.types.Scene | None) -> None:
-    """Back to ``scene``, where showing another one in the sequencer took the window away from it."""
-    if not hasattr(window.workspace, "sequencer_scene") and scene is not None:
-        window.scene = scene

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import bpy
+import numpy as np
 
 from ..compat import action_curves
 from .files import read_metadata, shot_of
@@ -59,8 +60,6 @@ def show(scene: bpy.types.Scene, movie: Path, depth: str = "FRONT") -> bpy.types
 
 
 def _offsets(shown) -> list[tuple[int, int]]:
-    import numpy as np
-
     return changes(shown - np.arange(len(shown)))
 
 

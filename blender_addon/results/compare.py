@@ -16,7 +16,7 @@ from typing import Any
 
 import bpy
 
-from ..compat import effect_strip, png_settings, sequencer_strips, set_strip_end
+from ..compat import action_curves, effect_strip, png_settings, sequencer_strips, set_strip_end, set_strip_start
 from .files import original_folder, read_metadata, shot_of
 from .frames import changes, is_one_to_one, scene_times, shown_frames
 
@@ -201,8 +201,6 @@ def _real(editor, movie: Path, metadata: dict[str, Any], first: int, last: int):
 
 
 def _curves(scene: bpy.types.Scene, path: str):
-    from ..compat import action_curves
-
     return [curve for curve in action_curves(scene) if curve.data_path == path]
 
 
@@ -243,6 +241,5 @@ def _fit(one, shown: bpy.types.Scene, first: int, last: int) -> None:
     """Let a scene's strip begin with the shot: it starts with the scene's own first frame."""
     start = shown.frame_start
     one.frame_start = start
-    left = "left_handle" if hasattr(one, "left_handle") else "frame_final_start"
-    setattr(one, left, first)
+    set_strip_start(one, first)
     set_strip_end(one, last + 1)

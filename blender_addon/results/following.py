@@ -42,6 +42,8 @@ def stop() -> None:
     for task in RUNTIME.followed:
         task.detach()
     RUNTIME.followed.clear()
+    if RUNTIME.rendering:  # whoever comes next takes it up
+        RUNTIME.task = RUNTIME.task_state = None
 
 
 def look(*, take_up: bool = False) -> None:
@@ -164,5 +166,8 @@ def _take_history() -> bool:
             RUNTIME.history = desk().history.answers.get_nowait()
             changed = True
     if changed:
+        from . import thumbs
+
+        thumbs.look_again()
         show_history()
     return changed

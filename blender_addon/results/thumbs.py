@@ -16,6 +16,7 @@ from .files import thumbnail_path
 
 _collection: bpy.utils.previews.ImagePreviewCollection | None = None
 _live_number = -1
+_absent: set[str] = set()  # results without a thumbnail, not to ask a slow disk at every redraw
 _LIVE = "live preview"
 _LARGEST = 256  # pixels along the longer side
 
@@ -39,10 +40,16 @@ def icon_of(movie: Path) -> int:
     name = str(movie)
     if name not in _collection:
         path = thumbnail_path(movie)
-        if not path.is_file():
+        if name in _absent or not path.is_file():
+            _absent.add(name)
             return 0
         _collection.load(name, str(path), "IMAGE")
     return _collection[name].icon_id
+
+
+def look_again() -> None:
+    """Ask anew for thumbnails that were not there."""
+    _absent.clear()
 
 
 def forget(movie: Path) -> None:

@@ -51,6 +51,8 @@ class HVG3D_PT_results(Panel, bpy.types.Panel):
     def draw_shot(self, layout, context, shot):
         width = context.region.width
         manager = context.window_manager
+        if context.scene.hvg3d_compare.movie:
+            layout.operator("hvg3d.leave_comparison", icon="BACK")
         draw_waiting(layout, width)
         row = layout.row()
         row.template_list(
