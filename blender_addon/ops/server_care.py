@@ -12,6 +12,7 @@ from .. import pump
 from ..preferences import care_settings, preferences
 from ..server_care.care import CARE
 from ..server_care.failures import CareError
+from ..server_care.find import checkout_of
 from ..server_care.install import Order
 from ..server_care.local import LOG_NAME, tail
 from ..server_care.text import Unusable, tidy_path
@@ -246,7 +247,9 @@ def install_order() -> Order:
     chosen = preferences()
     settings = care_settings()
     package = Path(__file__).resolve().parents[1]
-    wheel = find_wheel(tidy_path(chosen.install_wheel), (package / "server_wheel", package.parent / "dist"))
+    checkout = checkout_of(package)
+    folders = [package / "server_wheel", *([checkout / "dist"] if checkout is not None else [])]
+    wheel = find_wheel(tidy_path(chosen.install_wheel), folders)
     return Order(
         managed=settings.managed,
         version=settings.version,
