@@ -11,6 +11,7 @@ import queue
 import bpy
 
 from .client.check import ServerStatus
+from .client.http import ONLINE
 from .preferences import care_settings, server_address
 from .result import show_result
 from .results import following, thumbs
@@ -24,6 +25,7 @@ _status: ServerStatus | None = None  # the last that was taken from CARE
 
 def pump() -> bool:
     """Takes in what the threads have to say. Returns whether there may be more to come."""
+    ONLINE.allowed = bpy.app.online_access
     changed = CARE.tick()
     changed |= _take_server_status()
     changed |= _take_task_states()

@@ -10,6 +10,7 @@ import bpy
 from . import cli, preferences, properties, pump, translations
 from .batch import properties as batch_properties
 from .batch.session import SESSION
+from .client.http import ONLINE
 from .ops import batch as batch_ops
 from .ops import export, grasp, hand, marking, server, server_care, setup
 from .ops import overlay as overlay_ops
@@ -52,6 +53,7 @@ _CLASSES = (
 
 
 def register() -> None:
+    ONLINE.allowed = bpy.app.online_access
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.hvg3d = bpy.props.PointerProperty(type=properties.HVG3D_SceneSettings)
@@ -71,6 +73,7 @@ def register() -> None:
 
 def unregister() -> None:
     _let_go()
+    ONLINE.allowed = True  # as for programs that use the client without Blender
     display.switch(False)
     bpy.app.handlers.load_post.remove(display.after_load)
     bpy.app.handlers.load_post.remove(following.after_load)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..server_care.text import is_loopback
 from .protocol import API_VERSION, ClientError, JobStatus, Missing, Model, Unauthorized, Unreachable
 
 TIMEOUT = 5.0  # seconds without an answer; the server answers from its database at once
@@ -25,6 +26,16 @@ _UPLOAD_TIMEOUT = 60.0  # a pause in the middle of a large body, while the serve
 _BLOCK = 256 * 1024
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 _UPLOAD_AGAIN = ("upload_taken_over", "wrong_offset", "too_many_uploads", "request_timeout")
+
+
+@dataclass
+class OnlineAccess:
+    """Whether Blender may reach other computers: its preference, copied here because threads may not ask Blender."""
+
+    allowed: bool = True
+
+
+ONLINE = OnlineAccess()
 
 
 @dataclass(frozen=True)
@@ -190,6 +201,12 @@ class Api:
                 f"Server address {url!r} is not an address",
                 "Write it as http://127.0.0.1:8765 in the add-on's preferences",
                 "address",
+            )
+        if not ONLINE.allowed and not self.address.home and not is_loopback(url):
+            raise Unreachable(
+                f"Blender may not reach {url}: online access is switched off",
+                "Allow Online Access in the System preferences, or use a server on this computer",
+                "online_access",
             )
         headers = {"Authorization": f"Bearer {token}", **headers} if token else headers
         try:

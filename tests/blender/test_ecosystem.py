@@ -9,6 +9,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,14 @@ import pytest
 bpy = pytest.importorskip("bpy", reason="needs the bpy wheel (pip install 'hvg3d[blender]')")
 
 import blender_addon  # noqa: E402
+from blender_addon import pump  # noqa: E402
+from blender_addon.client.check import check_server  # noqa: E402
+from blender_addon.client.http import ONLINE, Address  # noqa: E402
+from blender_addon.client.protocol import GenerationRequest  # noqa: E402
+from blender_addon.client.task import RenderTask  # noqa: E402
+from blender_addon.preferences import care_settings  # noqa: E402
 from blender_addon.registration import _CLASSES  # noqa: E402
+from blender_addon.server_care.care import CARE  # noqa: E402
 from blender_addon.ui import keys, menus  # noqa: E402
 
 ADDON = Path(blender_addon.__file__).parent
@@ -247,32 +255,61 @@ def test_the_manifest_keeps_the_rules():
     assert not re.search(r"^\s*sys\.path(\.|\[)", everything, re.MULTILINE)
 
 
-def test_nothing_beyond_this_computer_is_asked_without_online_access(registered, monkeypatch):
-    """Address of another computer, online access off: no thread, no socket, and the reason with its remedy."""
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whoever connects, or asks for a name, ends the test."""
     import socket
-    from dataclasses import replace
 
-    from blender_addon import pump
-    from blender_addon.preferences import care_settings
-    from blender_addon.server_care.care import CARE, CareSettings
+    tried = []
 
     def refuse(*arguments, **_):
+        tried.append(arguments[:2])
         raise AssertionError(f"a connection to {arguments}")
 
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert not bpy.app.online_access  # as it is by default
-    from blender_addon.client.http import Address
+    for name in ("create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse)
+    return tried
 
-    far = replace(
-        care_settings(), address=Address(url="http://203.0.113.7:8765"), near=False, online=bpy.app.online_access
-    )
-    assert isinstance(far, CareSettings)
-    CARE.use(far)
+
+FAR = Address(url="http://203.0.113.7:8765", token="secret")
+
+
+def test_another_computer_is_not_asked_without_online_access(registered, no_network):
+    """The watch over the server says why, and what to do; no socket is opened."""
+    assert not bpy.app.online_access  # Blender's default
+    CARE.use(replace(care_settings(), address=FAR, near=False, online=bpy.app.online_access))
     CARE.ask()
     pump.pump()
-    assert CARE.status.state == "problem"
-    assert CARE.status.code == "online_access"
+    assert (CARE.status.state, CARE.status.code) == ("problem", "online_access")
     assert "online access" in CARE.status.message
     assert "Online Access" in CARE.status.remedy
     CARE.at_exit()
+    assert not no_network
+
+
+def test_no_job_reaches_another_computer_without_online_access(registered, no_network, tmp_path):
+    """Whatever asks: every request goes through the client, which refuses before it looks up a name."""
+    status = check_server(FAR)
+    assert (status.state, status.code) == ("problem", "online_access")
+    task = RenderTask(FAR, "0" * 64, GenerationRequest("", "a hand", 0), tmp_path / "video.mp4", "test")
+    task.start()
+    task.join(30)
+    states = [task.states.get_nowait() for _ in range(task.states.qsize())]
+    assert states[-1].outcome == "failed"
+    assert "online access is switched off" in states[-1].message
+    assert not no_network
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_on_this_computer_needs_no_online_access(registered):
+    """Nobody listens there, but it was tried: loopback is not the internet."""
+    assert not bpy.app.online_access
+    assert check_server(Address(url="http://127.0.0.1:9")).code == "refused"
+    assert check_server(Address(url="http://localhost:9")).code == "refused"
+
+
+def test_without_the_add_on_the_client_asks_nobody(registered):
+    blender_addon.unregister()
+    assert ONLINE.allowed
+    blender_addon.register()
+    assert not ONLINE.allowed
