@@ -37,7 +37,7 @@ USAGE = """usage: python bootstrap.py COMMAND [ARGUMENTS]
   test [ARGUMENTS]   all everyday tests (arguments go to pytest)
   lint               ruff, mypy and the check of the arrows between the rooms
   serve [ARGUMENTS]  the inference server, for the extension in Blender
-  build-extension    the extension as a zip in dist/
+  build-extension    the extension as a zip in dist/ (--repository DIR: as a repository that Blender subscribes to)
   run ARGUMENTS      any other command of hvg3d, as in `python bootstrap.py run inspect CLIP`
 """
 
