@@ -25,7 +25,7 @@ from tests.server.serverkit import RunningServer  # noqa: E402
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with RunningServer(tmp_path_factory.mktemp("server") / "home", step_seconds=0.2) as running:
+    with RunningServer(tmp_path_factory.mktemp("server") / "home", step_seconds=0.15) as running:
         yield running
 
 
@@ -62,6 +62,7 @@ def test_a_blender_that_is_killed_finds_its_job_and_its_result_again(server, fol
     assert "DRIVEN" in found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
 def test_a_video_that_cannot_be_saved_is_fetched_later(server, folder):
     assert "DRIVEN" in drive("full", server, folder)
