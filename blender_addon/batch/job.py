@@ -93,6 +93,8 @@ class Batch:
         self._on_change = on_change
         self._mutex = threading.RLock()
         self.state = State(out)
+        for part in [*out.glob(".*.part"), *out.glob("*/.*.part")]:  # of a run that was killed: the folder is ours now
+            part.unlink(missing_ok=True)
         self.courier = Courier(
             address, self.state, out, self._change, in_flight=plan.in_flight, retries=plan.retries, patience=patience
         )

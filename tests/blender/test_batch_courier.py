@@ -25,7 +25,7 @@ from tests.server.serverkit import RunningServer, tiny_clip
 
 @pytest.fixture
 def server(tmp_path):
-    with RunningServer(tmp_path / "home", step_seconds=0.1) as running:
+    with RunningServer(tmp_path / "home", step_seconds=0.06) as running:
         yield running
 
 
@@ -57,8 +57,16 @@ def jobs(server: RunningServer) -> list[dict]:
     return server.get("/v1/jobs?limit=200")["jobs"]
 
 
-def test_a_shot_that_fails_does_not_stop_the_others_and_is_explained(server, tmp_path):
-    """A bug is not tried again; a worker that dies is, by the server and once more by the batch."""
+@pytest.fixture
+def strict_server(tmp_path):
+    """One that gives up a job with the first worker that dies over it."""
+    with RunningServer(tmp_path / "home", "--max-crashes", "0", step_seconds=0.05) as running:
+        yield running
+
+
+def test_a_shot_that_fails_does_not_stop_the_others_and_is_explained(strict_server, tmp_path):
+    """A bug is not tried again; where a worker dies, the batch tries once more."""
+    server = strict_server
     batch = start(server, tmp_path / "out", ("a hand", "bug", "crash"), seeds=(1,))
     batch.close(60)
     assert states(batch) == ["done", "failed", "failed"]
@@ -73,7 +81,7 @@ def test_a_shot_that_fails_does_not_stop_the_others_and_is_explained(server, tmp
     retried = start(server, tmp_path / "out", ("a hand", "bug", "crash"), seeds=(1,), retry_failed=True, retries=0)
     retried.close(60)
     assert states(retried) == ["done", "failed", "failed"]
-    assert len(jobs(server)) == 6
+    assert len(jobs(server)) == 6  # both failed ones once more
 
 
 def test_several_jobs_are_on_the_server_while_one_runs_and_no_more_than_allowed(server, tmp_path):

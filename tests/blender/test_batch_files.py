@@ -172,6 +172,7 @@ def test_a_folder_of_clips_and_files_with_options(folder, server, tmp_path):
     assert all(job["request"]["prompt"] == "a mug" for job in jobs(server))
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_a_killed_parent_leave_nothing_behind(folder, server, tmp_path):
     """Ctrl-C ends in order, with a report; when the command itself is killed, what it had started ends too."""
     plan = folder / "batch.toml"
