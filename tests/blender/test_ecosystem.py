@@ -18,12 +18,13 @@ bpy = pytest.importorskip("bpy", reason="needs the bpy wheel (pip install 'hvg3d
 
 import blender_addon  # noqa: E402
 from blender_addon import pump  # noqa: E402
-from blender_addon.client.check import check_server  # noqa: E402
+from blender_addon.client.check import ServerStatus, check_server  # noqa: E402
 from blender_addon.client.http import ONLINE, Address  # noqa: E402
 from blender_addon.client.protocol import GenerationRequest  # noqa: E402
 from blender_addon.client.task import RenderTask  # noqa: E402
 from blender_addon.preferences import care_settings  # noqa: E402
 from blender_addon.registration import _CLASSES  # noqa: E402
+from blender_addon.runtime import RUNTIME  # noqa: E402
 from blender_addon.server_care.care import CARE  # noqa: E402
 from blender_addon.ui import keys, menus  # noqa: E402
 
@@ -274,16 +275,24 @@ def no_network(monkeypatch):
 FAR = Address(url="http://203.0.113.7:8765", token="secret")
 
 
-def test_another_computer_is_not_asked_without_online_access(registered, no_network):
+@pytest.fixture
+def watch():
+    """The watch over the server, forgotten afterwards."""
+    before = CARE.settings
+    yield CARE
+    CARE.at_exit()
+    CARE.settings, RUNTIME.server = before, ServerStatus()
+
+
+def test_another_computer_is_not_asked_without_online_access(registered, no_network, watch):
     """The watch over the server says why, and what to do; no socket is opened."""
     assert not bpy.app.online_access  # Blender's default
-    CARE.use(replace(care_settings(), address=FAR, near=False, online=bpy.app.online_access))
-    CARE.ask()
+    watch.use(replace(care_settings(), address=FAR, near=False, online=bpy.app.online_access))
+    watch.ask()
     pump.pump()
-    assert (CARE.status.state, CARE.status.code) == ("problem", "online_access")
-    assert "online access" in CARE.status.message
-    assert "Online Access" in CARE.status.remedy
-    CARE.at_exit()
+    assert (watch.status.state, watch.status.code) == ("problem", "online_access")
+    assert "online access" in watch.status.message
+    assert "Online Access" in watch.status.remedy
     assert not no_network
 
 
