@@ -127,9 +127,11 @@ class HVG3D_AddonPreferences(bpy.types.AddonPreferences):
     )
 
     def draw(self, context) -> None:
+        from .ui.keys import draw_keys
         from .ui.server import draw_preferences
 
         draw_preferences(self.layout)
+        draw_keys(self.layout)
 
 
 def preferences() -> HVG3D_AddonPreferences | None:

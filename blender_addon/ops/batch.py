@@ -20,6 +20,7 @@ from ..batch.shots import iter_batch, phase_text, selections_for, shots_of_open_
 from ..batch.state import Busy
 from ..preferences import server_address
 from ..runtime import RUNTIME
+from ..translations import tr
 
 _TURN_SECONDS = 0.04
 _TICK_SECONDS = 0.3
@@ -39,10 +40,10 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if SESSION.running:
-            cls.poll_message_set("A batch is running; wait for it or stop it")
+            cls.poll_message_set(tr("A batch is running; wait for it or stop it"))
             return False
         if RUNTIME.exporting:
-            cls.poll_message_set("The scene is being read")
+            cls.poll_message_set(tr("The scene is being read"))
             return False
         return True
 
@@ -53,7 +54,7 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
             return {"CANCELLED"}
         self._timer = context.window_manager.event_timer_add(0.001, window=context.window)
         context.window_manager.modal_handler_add(self)
-        context.workspace.status_text_set("HVG-3D reads the scenes of the batch.  Esc: stop")
+        context.workspace.status_text_set(tr("HVG-3D reads the scenes of the batch.  Esc: stop"))
         return {"RUNNING_MODAL"}
 
     def execute(self, context):
@@ -125,7 +126,7 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
 
     def _refuse(self, text: str) -> bool:
         SESSION.problem = text
-        self.report({"ERROR"}, text)
+        self.report({"ERROR"}, tr(text))
         return False
 
     def _step(self) -> bool:
@@ -199,7 +200,7 @@ class HVG3D_OT_batch_stop(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if not SESSION.running:
-            cls.poll_message_set("No batch is running")
+            cls.poll_message_set(tr("No batch is running"))
             return False
         return True
 
@@ -211,13 +212,13 @@ class HVG3D_OT_batch_stop(bpy.types.Operator):
 
 class HVG3D_OT_batch_report(bpy.types.Operator):
     bl_idname = "hvg3d.batch_report"
-    bl_label = "Open Report"
+    bl_label = "Open Batch Report"
     bl_description = "Open the page with all results and failures in the web browser"
 
     @classmethod
     def poll(cls, context):
         if SESSION.batch is None and not report_page(context).is_file():
-            cls.poll_message_set("There is no batch in this folder yet")
+            cls.poll_message_set(tr("There is no batch in this folder yet"))
             return False
         return True
 
@@ -227,7 +228,7 @@ class HVG3D_OT_batch_report(bpy.types.Operator):
             try:
                 page = SESSION.batch.report()
             except OSError as error:
-                self.report({"ERROR"}, f"{page}: {error.strerror or error}; free some space")
+                self.report({"ERROR"}, tr(f"{page}: {error.strerror or error}; free some space"))
                 return {"CANCELLED"}
         bpy.ops.wm.url_open(url=page.absolute().as_uri())
         return {"FINISHED"}
@@ -235,7 +236,7 @@ class HVG3D_OT_batch_report(bpy.types.Operator):
 
 class HVG3D_OT_batch_tick(bpy.types.Operator):
     bl_idname = "hvg3d.batch_tick"
-    bl_label = "Tick All"
+    bl_label = "Tick All for Batch"
     bl_description = "Tick or untick all of the scenes, cameras or actions that are listed"
     bl_options = {"REGISTER", "UNDO"}
 
@@ -279,7 +280,7 @@ class _PlanFile:
 
 class HVG3D_OT_batch_save(_PlanFile, bpy.types.Operator):
     bl_idname = "hvg3d.batch_save"
-    bl_label = "Save Plan"
+    bl_label = "Save Batch Plan"
     bl_description = "Write what is ticked to a TOML file, for 'hvg3d batch' and for another day"
 
     def execute(self, context):
@@ -295,15 +296,15 @@ class HVG3D_OT_batch_save(_PlanFile, bpy.types.Operator):
                 plan = replace(plan, selections=tuple(replace(one, files=(name,)) for one in plan.selections))
             path.write_text(plan_toml(plan), "utf-8")
         except (PlanError, OSError) as error:
-            self.report({"ERROR"}, str(error))
+            self.report({"ERROR"}, tr(str(error)))
             return {"CANCELLED"}
-        self.report({"INFO"}, f"Plan written to {path}")
+        self.report({"INFO"}, tr(f"Plan written to {path}"))
         return {"FINISHED"}
 
 
 class HVG3D_OT_batch_load(_PlanFile, bpy.types.Operator):
     bl_idname = "hvg3d.batch_load"
-    bl_label = "Load Plan"
+    bl_label = "Load Batch Plan"
     bl_description = "Tick what a TOML file says about this file"
     bl_options = {"REGISTER", "UNDO"}
 
@@ -314,7 +315,7 @@ class HVG3D_OT_batch_load(_PlanFile, bpy.types.Operator):
             if not selections:
                 raise PlanError(f"files: the plan names other files than {Path(bpy.data.filepath).name!r}")
         except PlanError as error:
-            self.report({"ERROR"}, str(error))
+            self.report({"ERROR"}, tr(str(error)))
             return {"CANCELLED"}
         wanted = shots_of_open_file(selections)
         for scene in bpy.data.scenes:

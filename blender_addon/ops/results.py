@@ -24,6 +24,7 @@ from ..results.history import Entry
 from ..results.properties import LAYOUTS
 from ..results.snapshot import restore_shot
 from ..runtime import RUNTIME, Result
+from ..translations import tr
 
 RESULT_TEXT = "Path of the video. Empty is the one chosen in the list of results, else the last one"
 
@@ -47,7 +48,7 @@ class _OnResult:
     @classmethod
     def poll(cls, context):
         if not RUNTIME.history and RUNTIME.result is None:
-            cls.poll_message_set("There is no finished video yet")
+            cls.poll_message_set(tr("There is no finished video yet"))
             return False
         return True
 
@@ -69,7 +70,7 @@ class _OnResult:
             return self.work(context, self.movie())
         except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
             text = f"The video's metadata lacks {error}" if isinstance(error, KeyError) else str(error).strip()
-            self.report({"ERROR"}, text)
+            self.report({"ERROR"}, tr(text))
             return {"CANCELLED"}
 
     def work(self, context, movie: Path) -> set[str]:
@@ -78,7 +79,7 @@ class _OnResult:
 
 class HVG3D_OT_view_result(_OnResult, bpy.types.Operator):
     bl_idname = "hvg3d.view_result"
-    bl_label = "Show"
+    bl_label = "Show Chosen Video"
     bl_description = "Show the video in an Image Editor, beginning at the shot's first frame"
 
     def work(self, context, movie):
@@ -159,13 +160,13 @@ def _shows_result(area: bpy.types.Area) -> bool:
 
 class HVG3D_OT_leave_comparison(bpy.types.Operator):
     bl_idname = "hvg3d.leave_comparison"
-    bl_label = "Back to Shot"
+    bl_label = "Leave Comparison"
     bl_description = "Show the scene again that the video was made from"
 
     @classmethod
     def poll(cls, context):
         if not context.scene.hvg3d_compare.movie or context.scene.hvg3d_compare.original is None:
-            cls.poll_message_set("This is no comparison, or its scene is gone")
+            cls.poll_message_set(tr("This is no comparison, or its scene is gone"))
             return False
         return True
 
@@ -187,10 +188,10 @@ class HVG3D_OT_render_original(_OnResult, bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if RUNTIME.rendering_original:
-            cls.poll_message_set("The original is being rendered")
+            cls.poll_message_set(tr("The original is being rendered"))
             return False
         if bpy.app.is_job_running("RENDER"):
-            cls.poll_message_set("Blender is rendering")
+            cls.poll_message_set(tr("Blender is rendering"))
             return False
         return super().poll(context)
 
@@ -230,7 +231,7 @@ class HVG3D_OT_render_original(_OnResult, bpy.types.Operator):
             movie = self.movie()
             scene = self._prepare(movie)
         except (ValueError, KeyError, OSError) as error:
-            self.report({"ERROR"}, str(error))
+            self.report({"ERROR"}, tr(str(error)))
             return {"CANCELLED"}
         if scene is None:
             return self._done(movie)
@@ -254,7 +255,7 @@ class HVG3D_OT_render_original(_OnResult, bpy.types.Operator):
         try:
             return self._done(self._movie)
         except (ValueError, KeyError, OSError, RuntimeError) as error:
-            self.report({"ERROR"}, str(error).strip())
+            self.report({"ERROR"}, tr(str(error).strip()))
             return {"CANCELLED"}
 
     def cancel(self, context) -> None:
@@ -269,7 +270,7 @@ class HVG3D_OT_use_as_background(_OnResult, bpy.types.Operator):
     """Python: ``bpy.ops.hvg3d.use_as_background(result='', depth='FRONT')``; takes the place of one that is there."""
 
     bl_idname = "hvg3d.use_as_background"
-    bl_label = "Show in Camera"
+    bl_label = "Show Video in Camera"
     bl_description = "Show the video as a background image of the shot's camera, each frame where it belongs"
     bl_options = {"REGISTER", "UNDO"}
 
@@ -284,20 +285,20 @@ class HVG3D_OT_use_as_background(_OnResult, bpy.types.Operator):
 
     def work(self, context, movie):
         camera = background.show(context.scene, movie, self.depth)
-        self.report({"INFO"}, f"Shown in {camera.name}: look through it to see it")
+        self.report({"INFO"}, tr(f"Shown in {camera.name}: look through it to see it"))
         return {"FINISHED"}
 
 
 class HVG3D_OT_remove_background(bpy.types.Operator):
     bl_idname = "hvg3d.remove_background"
-    bl_label = "Remove from Camera"
+    bl_label = "Remove Video from Camera"
     bl_description = "Take the video away from the shot's camera"
     bl_options = {"REGISTER", "UNDO"}
 
     @classmethod
     def poll(cls, context):
         if not any(background.shown_in(obj) for obj in context.scene.objects if obj.type == "CAMERA"):
-            cls.poll_message_set("No camera of this scene shows a video")
+            cls.poll_message_set(tr("No camera of this scene shows a video"))
             return False
         return True
 
@@ -312,7 +313,7 @@ class HVG3D_OT_redo(_OnResult, bpy.types.Operator):
     """Python: ``bpy.ops.hvg3d.redo(result='')``; works also where only the metadata is left of a result."""
 
     bl_idname = "hvg3d.redo"
-    bl_label = "Redo"
+    bl_label = "Redo Settings of Video"
     bl_description = (
         "Bring back all settings that the video was made with: marks, frames, camera, first picture, prompt, model and "
         "seed. It says which objects are gone"
@@ -328,7 +329,7 @@ class HVG3D_OT_redo(_OnResult, bpy.types.Operator):
         if scene.name != shot["scene"]:
             problems.insert(0, f"scene {shot['scene']!r} is not in this file, {scene.name!r} was used")
         if problems:
-            self.report({"WARNING"}, f"Settings are back, but {'; '.join(problems)}")
+            self.report({"WARNING"}, tr(f"Settings are back, but {'; '.join(problems)}"))
         else:
             self.report({"INFO"}, "All settings of the video are back")
         return {"FINISHED"}
@@ -338,7 +339,7 @@ class HVG3D_OT_reroll(_OnResult, bpy.types.Operator):
     """Python: ``bpy.ops.hvg3d.reroll(result='', seed=-1)``; the scene is not looked at."""
 
     bl_idname = "hvg3d.reroll"
-    bl_label = "Re-roll"
+    bl_label = "Re-roll Video"
     bl_description = (
         "Make the video once more with another seed and nothing else changed. The scene is not read again: the server "
         "has its clip"
@@ -350,7 +351,7 @@ class HVG3D_OT_reroll(_OnResult, bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if RUNTIME.rendering or RUNTIME.exporting:
-            cls.poll_message_set("A video is being made; wait for it or cancel it")
+            cls.poll_message_set(tr("A video is being made; wait for it or cancel it"))
             return False
         return super().poll(context)
 
@@ -398,10 +399,14 @@ class HVG3D_OT_delete_result(_OnResult, bpy.types.Operator):
         try:
             name = self.movie().name
         except ValueError as error:
-            self.report({"ERROR"}, str(error))
+            self.report({"ERROR"}, tr(str(error)))
             return {"CANCELLED"}
         return context.window_manager.invoke_confirm(
-            self, event, title="Delete Video?", message=f"{name} is deleted from the disk", confirm_text="Delete"
+            self,
+            event,
+            title=tr("Delete Video?"),
+            message=tr(f"{name} is deleted from the disk"),
+            confirm_text=tr("Delete"),
         )
 
     def work(self, context, movie):
@@ -426,7 +431,7 @@ def _same(filepath: str, movie: Path) -> bool:
 
 class HVG3D_OT_open_results(_OnResult, bpy.types.Operator):
     bl_idname = "hvg3d.open_results"
-    bl_label = "Open Folder"
+    bl_label = "Open Folder of Video"
     bl_description = "Open the folder that the video is in, in the system's file browser"
     needs_file = False
 
@@ -440,7 +445,7 @@ class HVG3D_OT_open_results(_OnResult, bpy.types.Operator):
 
 class HVG3D_OT_refresh_results(bpy.types.Operator):
     bl_idname = "hvg3d.refresh_results"
-    bl_label = "Look Again"
+    bl_label = "Look for Videos Again"
     bl_description = "List the videos anew, with those in the folder of this file, and the jobs that wait to be fetched"
 
     def execute(self, context):
@@ -456,7 +461,7 @@ class HVG3D_OT_fetch_result(bpy.types.Operator):
     """Python: ``bpy.ops.hvg3d.fetch_result(job=ID)``; without a job the newest that waits."""
 
     bl_idname = "hvg3d.fetch_result"
-    bl_label = "Fetch Again"
+    bl_label = "Fetch Video Again"
     bl_description = "Ask the server once more for a video that could not be saved or whose Blender has ended"
 
     job: StringProperty(name="Job", description="Id of the job; empty is the newest that waits", options={"SKIP_SAVE"})
@@ -464,7 +469,7 @@ class HVG3D_OT_fetch_result(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if not RUNTIME.waiting:
-            cls.poll_message_set("No video waits to be fetched")
+            cls.poll_message_set(tr("No video waits to be fetched"))
             return False
         return True
 
@@ -484,7 +489,7 @@ class HVG3D_OT_fetch_result(bpy.types.Operator):
 
 class HVG3D_OT_forget_job(bpy.types.Operator):
     bl_idname = "hvg3d.forget_job"
-    bl_label = "Do Not Fetch"
+    bl_label = "Do Not Fetch Video"
     bl_description = "Forget a video that waits to be fetched. It stays on the server until the server removes it"
 
     job: StringProperty(name="Job", description="Id of the job", options={"SKIP_SAVE"})

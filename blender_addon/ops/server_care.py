@@ -17,6 +17,7 @@ from ..server_care.install import Order
 from ..server_care.local import LOG_NAME, tail
 from ..server_care.text import Unusable, tidy_path
 from ..server_care.wheel import find_wheel
+from ..translations import tr
 
 _LOG_LINES = 30
 
@@ -35,19 +36,19 @@ class HVG3D_OT_start_server(bpy.types.Operator):
     def poll(cls, context):
         settings = CARE.settings
         if settings is not None and not settings.on_this_computer:
-            cls.poll_message_set("The server is on another computer, where it has to be started")
+            cls.poll_message_set(tr("The server is on another computer, where it has to be started"))
             return False
         if CARE.doing:
-            cls.poll_message_set("The server is starting or stopping")
+            cls.poll_message_set(tr("The server is starting or stopping"))
             return False
         if CARE.installing or CARE.removing:
-            cls.poll_message_set("The server is being installed or removed")
+            cls.poll_message_set(tr("The server is being installed or removed"))
             return False
         if CARE.status.state == "ready":
-            cls.poll_message_set("The server is running")
+            cls.poll_message_set(tr("The server is running"))
             return False
         if CARE.status.code in ("not_installed", "unfinished"):
-            cls.poll_message_set("Install the server first, or choose a program in the preferences that has it")
+            cls.poll_message_set(tr("Install the server first, or choose a program in the preferences that has it"))
             return False
         return True
 
@@ -65,7 +66,7 @@ class HVG3D_OT_stop_server(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if not CARE.can_stop():
-            cls.poll_message_set("No server runs on this computer")
+            cls.poll_message_set(tr("No server runs on this computer"))
             return False
         return True
 
@@ -86,16 +87,15 @@ class HVG3D_OT_install_server(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if CARE.installing or CARE.removing:
-            cls.poll_message_set("The server is being installed or removed")
+            cls.poll_message_set(tr("The server is being installed or removed"))
             return False
         if CARE.doing or (CARE.mine and CARE.status.state == "ready"):
-            cls.poll_message_set("Stop the server first")
+            cls.poll_message_set(tr("Stop the server first"))
             return False
         chosen = preferences()
         if chosen is not None and not bpy.app.online_access and not chosen.install_packages:
-            cls.poll_message_set(
-                "Online access is switched off: allow it in Preferences > System, or choose a folder with the packages"
-            )
+            remedy = "allow it in Preferences > System, or choose a folder with the packages"
+            cls.poll_message_set(tr(f"Online access is switched off: {remedy}"))
             return False
         return True
 
@@ -115,7 +115,7 @@ class HVG3D_OT_install_server(bpy.types.Operator):
         except (CareError, Unusable) as error:
             text = error.message if isinstance(error, CareError) else str(error)
             remedy = f". {error.remedy}" if isinstance(error, CareError) else ""
-            self.report({"ERROR"}, text + remedy)
+            self.report({"ERROR"}, tr(text + remedy))
             return {"CANCELLED"}
         _go()
         CARE.install(order)
@@ -130,7 +130,7 @@ class HVG3D_OT_cancel_install(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if not CARE.installing:
-            cls.poll_message_set("Nothing is being installed")
+            cls.poll_message_set(tr("Nothing is being installed"))
             return False
         return True
 
@@ -148,13 +148,13 @@ class HVG3D_OT_remove_server(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         if CARE.installing or CARE.removing:
-            cls.poll_message_set("The server is being installed or removed")
+            cls.poll_message_set(tr("The server is being installed or removed"))
             return False
         if CARE.doing or CARE.mine:
-            cls.poll_message_set("Stop the server first")
+            cls.poll_message_set(tr("Stop the server first"))
             return False
         if not CARE.managed_state().started:
-            cls.poll_message_set("There is no server that this add-on has installed")
+            cls.poll_message_set(tr("There is no server that this add-on has installed"))
             return False
         return True
 
@@ -163,9 +163,9 @@ class HVG3D_OT_remove_server(bpy.types.Operator):
         return context.window_manager.invoke_confirm(
             self,
             event,
-            title="Remove the Server?",
-            message=f"The folder {CARE.settings.managed.folder}{size} is deleted. Videos, jobs and models are kept",
-            confirm_text="Remove",
+            title=tr("Remove the Server?"),
+            message=tr(f"The folder {CARE.settings.managed.folder}{size} is deleted. Videos, jobs and models are kept"),
+            confirm_text=tr("Remove"),
             icon="WARNING",
         )
 
@@ -205,10 +205,10 @@ class HVG3D_OT_show_server_log(bpy.types.Operator):
         path = self.path()
         lines = tail(path, _LOG_LINES) if path is not None else []
         column = self.layout.column(align=True)
-        column.label(text=str(path or "The server is on another computer"), icon="TEXT")
+        column.label(text=str(path or tr("The server is on another computer")), icon="TEXT", translate=False)
         column.separator()
-        for line in lines or ["There is nothing in it"]:
-            column.label(text=line[:160])
+        for line in lines or [tr("There is nothing in it")]:
+            column.label(text=line[:160], translate=False)
         if lines:
             column.separator()
             column.operator("wm.path_open", text="Open File", icon="FILE").filepath = str(path)

@@ -8,6 +8,7 @@ import bpy
 from ..batch.job import Row
 from ..batch.session import SESSION, chosen_scenes
 from ..runtime import RUNTIME
+from ..translations import tr
 from .common import Panel, draw_operator, draw_text
 from .progress import duration
 
@@ -76,9 +77,9 @@ class HVG3D_PT_batch(Panel, bpy.types.Panel):
         if batch is None:
             return
         totals = batch.totals()
-        layout.progress(text=totals.text(), factor=totals.fraction)
+        layout.progress(text=tr(totals.text()), factor=totals.fraction)
         if SESSION.exporting:
-            layout.progress(text=RUNTIME.exporting, factor=RUNTIME.export_fraction)
+            layout.progress(text=tr(RUNTIME.exporting), factor=RUNTIME.export_fraction)
             layout.label(text="Press Esc to stop", icon="BLANK1")
         if batch.courier.notice and batch.running:
             draw_text(layout, batch.courier.notice, width, "ERROR")
@@ -90,7 +91,7 @@ class HVG3D_PT_batch(Panel, bpy.types.Panel):
             _draw_row(box, row, width, told)
             told = row.message
         if len(rows) > _LINES:
-            box.label(text=f"and {len(rows) - _LINES} more", icon="BLANK1")
+            box.label(text=tr(f"and {len(rows) - _LINES} more"), icon="BLANK1")
 
 
 def _draw_settings(layout, settings) -> None:
@@ -103,13 +104,13 @@ def _draw_settings(layout, settings) -> None:
     layout.prop(settings, "in_flight")
     layout.prop(settings, "retry_failed")
     row = layout.row(align=True)
-    row.operator("hvg3d.batch_load", icon="IMPORT")
-    row.operator("hvg3d.batch_save", icon="EXPORT")
+    row.operator("hvg3d.batch_load", text="Load Plan", icon="IMPORT")
+    row.operator("hvg3d.batch_save", text="Save Plan", icon="EXPORT")
 
 
 def _list(layout, kind: str, collection: str, settings, index: str, title: str, all_of: str) -> None:
     head = layout.row(align=True)
-    head.label(text=title)
+    head.label(text=tr(title))
     draw_operator(head, "hvg3d.batch_tick", text="", icon="CHECKBOX_HLT", kind=all_of, use=True)
     draw_operator(head, "hvg3d.batch_tick", text="", icon="CHECKBOX_DEHLT", kind=all_of, use=False)
     layout.template_list(kind, "", bpy.data, collection, settings, index, rows=2, maxrows=5)
@@ -120,10 +121,10 @@ def _draw_row(layout, row: Row, width: int, told: str) -> None:
     name = row.shot.label.partition(", ")[2]  # without the file, which is the open one
     if row.state == "running":
         left = f", {duration(row.eta)} left" if row.eta is not None else ""
-        layout.progress(text=f"{name}: {row.phase}{left}", factor=row.fraction)
+        layout.progress(text=f"{name}: {tr(row.phase + left)}", factor=row.fraction)
         return
-    state = f": {row.phase}" if row.state in ("sending", "queued") else ""
-    draw_text(layout, f"{name}{state}", width, _ICONS.get(row.state, "TIME"))
+    state = f": {tr(row.phase)}" if row.state in ("sending", "queued") else ""
+    draw_text(layout, f"{name}{state}", width, _ICONS.get(row.state, "TIME"), translate=False)
     if row.state == "failed" and row.message != told:
         draw_text(layout, f"{row.message}. {row.remedy}", width, "BLANK1")
 

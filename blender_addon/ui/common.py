@@ -24,11 +24,11 @@ class Panel:
         self.draw_shot(self.layout, context, context.scene.hvg3d)
 
 
-def draw_text(layout, text: str, width: int, icon: str = "NONE") -> None:
-    """Several lines of translated text, broken to the ``width`` in pixels of where they are drawn."""
+def draw_text(layout, text: str, width: int, icon: str = "NONE", *, translate: bool = True) -> None:
+    """Several lines of text, broken to the ``width`` in pixels of where they are drawn. What a user wrote stays."""
     column = layout.column(align=True)
     characters = max(20, int(width / (6.3 * bpy.context.preferences.system.ui_scale)) - 11)
-    for number, line in enumerate(textwrap.wrap(tr(text), characters) or [""]):
+    for number, line in enumerate(textwrap.wrap(tr(text) if translate else text, characters) or [""]):
         column.label(text=line, translate=False, icon=icon if number == 0 else ("BLANK1" if icon != "NONE" else "NONE"))
 
 

@@ -45,10 +45,10 @@ def draw_progress(layout, draw_text: Callable, width: int) -> None:
     if state.remedy:
         draw_text(layout, state.remedy, width, "BLANK1")
     if state.fetchable and RUNTIME.waiting:
-        layout.operator("hvg3d.fetch_result", icon="IMPORT").job = RUNTIME.task.id
+        layout.operator("hvg3d.fetch_result", text="Fetch Again", icon="IMPORT").job = RUNTIME.task.id
     if state.outcome == "done":
         row = layout.row(align=True)
         path = str(RUNTIME.task.output)
-        row.operator("hvg3d.view_result", icon="IMAGE_DATA").result = path
+        row.operator("hvg3d.view_result", text="Show", icon="IMAGE_DATA").result = path
         row.operator("hvg3d.compare", text="Compare", icon="SEQ_SPLITVIEW").result = path
-        row.operator("hvg3d.reroll", icon="FILE_REFRESH").result = path
+        row.operator("hvg3d.reroll", text="Re-roll", icon="FILE_REFRESH").result = path

@@ -11,6 +11,7 @@ from ..compat import sequencer_scene
 from ..ops.results import chosen_entry
 from ..results import background, compare, thumbs
 from ..runtime import RUNTIME
+from ..translations import tr
 from .common import Panel, draw_operator, draw_text
 
 
@@ -21,7 +22,7 @@ class HVG3D_UL_results(bpy.types.UIList):
         entry = next((entry for entry in RUNTIME.history if entry.movie == item.movie), None)
         row = layout.row(align=True)
         if entry is None:
-            row.label(text=item.name)
+            row.label(text=item.name, translate=False)
             return
         row.active = not entry.missing
         number = 0 if entry.missing else thumbs.icon_of(entry.path)
@@ -29,7 +30,7 @@ class HVG3D_UL_results(bpy.types.UIList):
             row.label(text="", icon_value=number)
         else:
             row.label(text="", icon="ERROR" if entry.missing else "FILE_MOVIE")
-        row.label(text=f"{entry.scene}, {entry.seed}")
+        row.label(text=f"{entry.scene}, {entry.seed}", translate=False)
         made = row.row()
         made.alignment = "RIGHT"
         made.label(text="missing" if entry.missing else _when(entry.made), translate=entry.missing)
@@ -52,7 +53,7 @@ class HVG3D_PT_results(Panel, bpy.types.Panel):
         width = context.region.width
         manager = context.window_manager
         if context.scene.hvg3d_compare.movie:
-            layout.operator("hvg3d.leave_comparison", icon="BACK")
+            layout.operator("hvg3d.leave_comparison", text="Back to Shot", icon="BACK")
         draw_waiting(layout, width)
         row = layout.row()
         row.template_list(
@@ -74,22 +75,22 @@ class HVG3D_PT_results(Panel, bpy.types.Panel):
         if entry.missing:
             draw_text(box, f"{entry.movie} is not there", width, "ERROR")
         if entry.prompt:
-            draw_text(box, entry.prompt, width)
-        box.label(text=f"{entry.model}, seed {entry.seed}, {entry.fps:.4g} fps", translate=False)
+            draw_text(box, entry.prompt, width, translate=False)
+        box.label(text=tr(f"{entry.model}, seed {entry.seed}, {entry.fps:.4g} fps"), translate=False)
         column = layout.column(align=True)
         row = column.row(align=True)
         row.enabled = not entry.missing
-        row.operator("hvg3d.view_result", icon="IMAGE_DATA")
+        row.operator("hvg3d.view_result", text="Show", icon="IMAGE_DATA")
         row.operator("hvg3d.compare", text="Compare", icon="SEQ_SPLITVIEW")
         row = column.row(align=True)
-        row.operator("hvg3d.redo", icon="LOOP_BACK")
-        row.operator("hvg3d.reroll", icon="FILE_REFRESH")
+        row.operator("hvg3d.redo", text="Redo", icon="LOOP_BACK")
+        row.operator("hvg3d.reroll", text="Re-roll", icon="FILE_REFRESH")
         row = column.row(align=True)
         if any(background.shown_in(obj) for obj in context.scene.objects if obj.type == "CAMERA"):
-            row.operator("hvg3d.remove_background", icon="X")
+            row.operator("hvg3d.remove_background", text="Remove from Camera", icon="X")
         else:
             row.enabled = not entry.missing
-            row.operator("hvg3d.use_as_background", icon="CAMERA_DATA")
+            row.operator("hvg3d.use_as_background", text="Show in Camera", icon="CAMERA_DATA")
         made = compare.find(entry.path)
         if made is not None:
             draw_comparison(layout, made, width)
@@ -98,14 +99,14 @@ class HVG3D_PT_results(Panel, bpy.types.Panel):
 def draw_waiting(layout, width: int) -> None:
     """Videos that are finished or in the making on a server, and followed by nobody."""
     for task in RUNTIME.followed:
-        layout.label(text=f"{task.label}: followed too", icon="TIME")
+        layout.label(text=tr(f"{task.label}: followed too"), icon="TIME")
     for record in RUNTIME.waiting:
         box = layout.box().column(align=True)
         draw_text(box, f"{record.label}: not fetched yet", width, "IMPORT")
         if record.problem:
             draw_text(box, record.problem, width, "ERROR")
         row = box.row(align=True)
-        draw_operator(row, "hvg3d.fetch_result", job=record.id)
+        draw_operator(row, "hvg3d.fetch_result", text="Fetch Again", job=record.id)
         draw_operator(row, "hvg3d.forget_job", text="", icon="X", job=record.id)
 
 

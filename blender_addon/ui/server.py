@@ -43,7 +43,7 @@ def draw_state(layout, width: int, without: tuple[str, ...] = ()) -> None:
         if operator not in without:
             draw_operator(row, operator, text=label, **properties)
     for line in CARE.log[-4:]:
-        layout.label(text=line[: max(30, width // 7)], icon="BLANK1")
+        layout.label(text=line[: max(30, width // 7)], translate=False, icon="BLANK1")
 
 
 def draw_running(layout) -> None:
