@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,7 +16,7 @@ from blender_addon import translations  # noqa: E402
 from blender_addon.registration import _CLASSES  # noqa: E402
 from blender_addon.translations.phrasebook import Phrasebook, read_po  # noqa: E402
 
-from .phrases import phrases  # noqa: E402
+from .phrases import modules, phrases  # noqa: E402
 
 LANGUAGES = translations.languages()
 
@@ -174,3 +176,40 @@ def test_operators_are_translated_in_their_own_context(registered):
     for cls in _CLASSES:
         if issubclass(cls, bpy.types.Operator):
             assert ("Operator", cls.bl_label) in table, cls.__name__
+
+
+def _untranslated(tree: ast.AST) -> Iterator[int]:
+    """Lines where something with values in it is shown as it is. What is constant Blender looks up by itself."""
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        given = {keyword.arg: keyword.value for keyword in call.keywords}
+        shown: list[ast.expr] = []
+        if called == "report" and len(call.args) == 2:
+            shown = [node for node in call.args[1:] if not isinstance(node, ast.Constant)]
+        elif called in ("poll_message_set", "status_text_set"):  # Blender shows these two as they are
+            shown = [node for node in call.args if not (isinstance(node, ast.Constant) and node.value is None)]
+        elif called in ("label", "progress", "operator", "menu") and "translate" not in given:
+            shown = [node for name, node in given.items() if name == "text"]
+            shown = [node for node in shown if isinstance(node, (ast.JoinedStr, ast.BinOp))]
+        elif called in ("invoke_confirm", "invoke_props_dialog"):
+            shown = [node for name, node in given.items() if name in ("title", "message")]
+        for node in shown:
+            if not any(isinstance(part, ast.Call) and getattr(part.func, "id", "") == "tr" for part in ast.walk(node)):
+                yield node.lineno
+
+
+def test_what_is_shown_with_values_goes_through_the_translation():
+    """Reports, refusals, dialogues, labels that are put together. Two kinds of text stay: a log's lines, numbers."""
+    assert list(_untranslated(ast.parse('self.report({"INFO"}, f"{a} b")'))) == [1]
+    assert list(_untranslated(ast.parse('layout.label(text=f"{a} b")\nlayout.label(text="b")'))) == [1]
+    assert not list(_untranslated(ast.parse('cls.poll_message_set(tr("No"))')))
+    kept = {"ops/server_care.py": 1, "ui/server.py": 1}
+    faults = []
+    for name, path, _ in modules():
+        if name.startswith(("ops/", "ui/")):
+            lines = list(_untranslated(ast.parse(path.read_text(encoding="utf-8"))))
+            if len(lines) != kept.get(name, 0):
+                faults += [f"{name}:{line}" for line in lines]
+    assert not faults
