@@ -15,8 +15,8 @@ bpy = pytest.importorskip("bpy", reason="needs the bpy wheel (pip install 'hvg3d
 pytest.importorskip("trimesh", reason="the independent check of penetration needs trimesh and rtree")
 
 import blender_addon  # noqa: E402
-from blender_addon.demo.hand import JOINTS  # noqa: E402
 from blender_addon.demo.families import make_object  # noqa: E402
+from blender_addon.demo.hand import JOINTS  # noqa: E402
 from blender_addon.demo.rig import add_mesh  # noqa: E402
 
 from .measure import deepest, depth_in, evaluated  # noqa: E402
