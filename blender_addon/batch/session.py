@@ -10,6 +10,7 @@ from pathlib import Path
 import bpy
 
 from ..result import results_folder
+from ..results.properties import made_to_compare
 from .actions import scene_actions
 from .job import Batch
 from .plan import Plan, PlanError, Selection, read_seeds
@@ -78,7 +79,7 @@ def _ticks() -> tuple:
 
 def chosen_scenes(context) -> list[bpy.types.Scene]:
     """The ticked scenes; the active one where none is ticked."""
-    return [scene for scene in bpy.data.scenes if scene.hvg3d_batch.use] or [context.scene]
+    return [one for one in bpy.data.scenes if one.hvg3d_batch.use and not made_to_compare(one)] or [context.scene]
 
 
 def panel_plan(context) -> Plan:

@@ -12,6 +12,7 @@ from typing import Any
 import bpy
 
 from ..core import Clip, ClipError
+from ..results.properties import made_to_compare
 from ..scene.export import ExportProgress, iter_export
 from ..shot import export_settings
 from .actions import acting, scene_actions
@@ -23,7 +24,7 @@ PHASES = {"frames": "Reading the scene", "reference": "Rendering the first pictu
 
 def file_index() -> dict[str, Any]:
     """What :func:`plan.shots_of_scenes` has to know of the open file."""
-    return {"scenes": [_scene_index(scene) for scene in bpy.data.scenes]}
+    return {"scenes": [_scene_index(scene) for scene in bpy.data.scenes if not made_to_compare(scene)]}
 
 
 def _scene_index(scene: bpy.types.Scene) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def shots_of_open_file(selections: Iterable[Selection], file: str = "") -> list[
     return [shot for selection in selections for shot in shots_of_scenes(selection, file, index)]
 
 
-def iter_unit(unit: Unit) -> Generator[ExportProgress, None, tuple[Clip, dict[str, Any]]]:
+def iter_unit(unit: Unit, *, in_turns: bool = False) -> Generator[ExportProgress, None, tuple[Clip, dict[str, Any]]]:
     """Exports a unit of the open file, a scene frame per step; returns the clip and the scene's generation settings.
 
     However it ends, scene, action, camera and frame are as they were. Points are always sampled with the same seed:
@@ -71,7 +72,7 @@ def iter_unit(unit: Unit) -> Generator[ExportProgress, None, tuple[Clip, dict[st
         settings = replace(export_settings(scene), camera=unit.camera, seed=0)
         if shot.reference_source == "RENDER" and not same_picture:
             settings = replace(settings, reference=None)  # a picture that was kept shows another view
-        clip = yield from iter_export(scene, settings)
+        clip = yield from iter_export(scene, settings, in_turns=in_turns)
     request = generation_request(shot).to_json("")
     return clip, {name: value for name, value in request.items() if name not in ("clip", "seed")}
 
@@ -81,7 +82,9 @@ def phase_text(progress: ExportProgress) -> str:
     return f"{text}, frame {progress.done + 1} of {progress.total - 2}" if progress.phase == "frames" else text
 
 
-def iter_batch(batch: Batch, selections: Iterable[Selection]) -> Generator[tuple[Unit, ExportProgress], None, None]:
+def iter_batch(
+    batch: Batch, selections: Iterable[Selection], *, in_turns: bool = False
+) -> Generator[tuple[Unit, ExportProgress], None, None]:
     """Puts the shots of the open file into ``batch`` and exports what it needs, a scene frame per step.
 
     One that fails is noted, and the next one comes. Ends early where the batch has ended. Everything is exported anew,
@@ -94,14 +97,15 @@ def iter_batch(batch: Batch, selections: Iterable[Selection]) -> Generator[tuple
         if not batch.running:
             return
         try:
-            steps = iter_unit(unit)
+            steps = iter_unit(unit, in_turns=in_turns)
             while True:
                 try:
                     progress = next(steps)
                 except StopIteration as end:
                     clip, request = end.value
                     break
-                batch.exporting(unit, phase_text(progress))
+                if not progress.waiting:
+                    batch.exporting(unit, phase_text(progress))
                 try:
                     yield unit, progress
                 except GeneratorExit:

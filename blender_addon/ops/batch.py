@@ -19,7 +19,9 @@ from ..batch.session import SESSION, batch_folder, chosen_scenes, panel_plan, re
 from ..batch.shots import iter_batch, phase_text, selections_for, shots_of_open_file
 from ..batch.state import Busy
 from ..preferences import server_address
+from ..results.properties import made_to_compare
 from ..runtime import RUNTIME
+from ..scene.reference import RenderStopped
 from ..translations import tr
 
 _TURN_SECONDS = 0.04
@@ -36,6 +38,7 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
 
     _steps: Generator | None = None
     _timer = None
+    _waiting = False  # for something that goes on by itself
 
     @classmethod
     def poll(cls, context):
@@ -50,7 +53,7 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
     def invoke(self, context, event):
         if context.window is None:
             return self.execute(context)
-        if not self._begin(context):
+        if not self._begin(context, in_turns=True):
             return {"CANCELLED"}
         self._timer = context.window_manager.event_timer_add(0.001, window=context.window)
         context.window_manager.modal_handler_add(self)
@@ -59,7 +62,7 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
 
     def execute(self, context):
         """All at once, to the last video: for scripts, and where there is no window."""
-        if not self._begin(context):
+        if not self._begin(context, in_turns=False):
             return {"CANCELLED"}
         try:
             while self._step():
@@ -76,17 +79,16 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
 
     def modal(self, context, event):
         if event.type == "ESC":
-            self._end(context)
-            bpy.ops.hvg3d.batch_stop()
-            self.report({"INFO"}, "Batch stopped; start it again, and it goes on")
-            return {"CANCELLED"}
+            return self._stop(context)
         if event.type != "TIMER":
             return {"RUNNING_MODAL"}  # edits between two frames would end up in half of the clip
         turn_ends = time.monotonic() + _TURN_SECONDS
         try:
             while self._step():  # at least one frame of a scene, more if they are quick
-                if time.monotonic() >= turn_ends:
+                if self._waiting or time.monotonic() >= turn_ends:
                     return {"RUNNING_MODAL"}
+        except RenderStopped:
+            return self._stop(context)
         except BaseException as error:
             SESSION.problem = f"{type(error).__name__}: {error}"
             SESSION.batch.stop()
@@ -101,7 +103,13 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
             SESSION.batch.stop()
         self._end(context)
 
-    def _begin(self, context) -> bool:
+    def _stop(self, context):
+        self._end(context)
+        bpy.ops.hvg3d.batch_stop()
+        self.report({"INFO"}, "Batch stopped; start it again, and it goes on")
+        return {"CANCELLED"}
+
+    def _begin(self, context, *, in_turns: bool) -> bool:
         settings = context.scene.hvg3d_batch
         SESSION.problem = ""
         try:
@@ -119,7 +127,7 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
         except OSError as error:
             return self._refuse(f"{batch_folder(context)}: {error.strerror or error}; choose another folder")
         SESSION.batch, SESSION.exporting, SESSION.report = batch, True, None
-        self._steps = iter_batch(batch, plan.selections)
+        self._steps = iter_batch(batch, plan.selections, in_turns=in_turns)
         RUNTIME.exporting, RUNTIME.export_fraction = "Starting the batch", 0.0
         _watch()
         return True
@@ -136,6 +144,9 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
             self._steps = None
             SESSION.batch.no_more()
             return False
+        if progress.waiting and self._waiting:
+            return True
+        self._waiting = progress.waiting
         RUNTIME.exporting = f"{unit.label}: {phase_text(progress)}"
         RUNTIME.export_fraction = progress.done / progress.total
         pump.redraw()
@@ -254,7 +265,7 @@ class HVG3D_OT_batch_tick(bpy.types.Operator):
     def execute(self, context):
         if self.kind == "SCENES":
             for scene in bpy.data.scenes:
-                scene.hvg3d_batch.use = self.use
+                scene.hvg3d_batch.use = self.use and not made_to_compare(scene)
         elif self.kind == "CAMERAS":
             for scene in chosen_scenes(context):
                 for obj in scene.objects:

@@ -21,6 +21,7 @@ from ..results import following
 from ..results.snapshot import shot_snapshot
 from ..runtime import RUNTIME
 from ..scene.export import ExportProgress, iter_export
+from ..scene.reference import RenderStopped
 from ..shot import blocking, export_settings
 from ..translations import tr
 
@@ -34,6 +35,7 @@ class _ExportSteps:
 
     _steps: Generator[ExportProgress, None, Clip] | None = None
     _timer = None
+    _waiting = False  # for something that goes on by itself
 
     def use_clip(self, context, clip: Clip) -> None:
         raise NotImplementedError
@@ -45,7 +47,7 @@ class _ExportSteps:
     def execute(self, context):
         """All at once: for scripts, and where there is no window."""
         try:
-            self._begin(context)
+            self._begin(context, in_turns=False)
             while self._step(context):
                 pass
         except (ClipError, OSError) as error:
@@ -58,7 +60,7 @@ class _ExportSteps:
         if context.window is None:
             return self.execute(context)
         try:
-            self._begin(context)
+            self._begin(context, in_turns=True)
         except (ClipError, OSError) as error:
             self._end(context)
             return self._fail(context, error)
@@ -69,16 +71,16 @@ class _ExportSteps:
 
     def modal(self, context, event):
         if event.type == "ESC":
-            self._end(context)
-            self.report({"INFO"}, "Export cancelled; the scene is as it was")
-            return {"CANCELLED"}
+            return self._stop(context)
         if event.type != "TIMER":
             return {"RUNNING_MODAL"}  # edits between two frames would end up in half of the clip
         turn_ends = time.monotonic() + _TURN_SECONDS
         try:
             while self._step(context):  # at least one frame of the scene, more if they are quick
-                if time.monotonic() >= turn_ends:
+                if self._waiting or time.monotonic() >= turn_ends:
                     return {"RUNNING_MODAL"}
+        except RenderStopped:
+            return self._stop(context)
         except (ClipError, OSError) as error:
             self._end(context)
             return self._fail(context, error)
@@ -92,11 +94,16 @@ class _ExportSteps:
         """Blender closes the window or loads another file."""
         self._end(context)
 
-    def _begin(self, context) -> None:
+    def _stop(self, context):
+        self._end(context)
+        self.report({"INFO"}, tr("Export cancelled; the scene is as it was"))
+        return {"CANCELLED"}
+
+    def _begin(self, context, *, in_turns: bool) -> None:
         RUNTIME.problem = ""
         RUNTIME.exporting, RUNTIME.export_fraction = "Starting", 0.0
         self._scene_name = context.scene.name
-        self._steps = iter_export(context.scene, export_settings(context.scene))
+        self._steps = iter_export(context.scene, export_settings(context.scene), in_turns=in_turns)
 
     def _step(self, context) -> bool:
         """One step further; False when all is done."""
@@ -109,6 +116,9 @@ class _ExportSteps:
             RUNTIME.exporting, RUNTIME.export_fraction = "Writing", 1.0
             self.use_clip(context, end.value)
             return True
+        if progress.waiting and self._waiting:
+            return True
+        self._waiting = progress.waiting
         RUNTIME.exporting = _PHASES[progress.phase]
         if progress.phase == "frames":
             RUNTIME.exporting += f", frame {progress.done + 1} of {progress.total - 2}"

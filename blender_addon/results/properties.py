@@ -39,6 +39,11 @@ class HVG3D_CompareSettings(bpy.types.PropertyGroup):
     )
 
 
+def made_to_compare(scene: bpy.types.Scene) -> bool:
+    """A comparison, or the copy of a scene for one: no shot of the user's."""
+    return bool(scene.hvg3d_compare.movie or scene.hvg3d_compare.copy_of)
+
+
 CLASSES = (HVG3D_ResultItem, HVG3D_CompareSettings)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..core import Clip, ClipBuilder, ClipError, Entity, Mesh, check_frame_count
 from .cameras import extrinsics, intrinsics
 from .meshes import MeshReader, expand_objects, matrix_array
-from .reference import render_reference
+from .reference import iter_reference
 from .restore import preserved
 
 
@@ -52,11 +52,15 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class ExportProgress:
-    """``done`` of ``total`` steps; ``phase`` is what the next step does: "frames", "reference" or "finish"."""
+    """``done`` of ``total`` steps; ``phase`` is what the next step does: "frames", "reference" or "finish".
+
+    ``waiting``: Blender does it by itself, and there is nothing to do but come again later.
+    """
 
     done: int
     total: int
     phase: str
+    waiting: bool = False
 
 
 def frame_times(settings: ExportSettings) -> np.ndarray:
@@ -70,10 +74,13 @@ def clip_fps(scene_fps: float, settings: ExportSettings) -> float:
     return scene_fps * (settings.num_frames - 1) / span if span > 0 and settings.num_frames > 1 else scene_fps
 
 
-def iter_export(scene: bpy.types.Scene, settings: ExportSettings) -> Generator[ExportProgress, None, Clip]:
+def iter_export(
+    scene: bpy.types.Scene, settings: ExportSettings, *, in_turns: bool = False
+) -> Generator[ExportProgress, None, Clip]:
     """Exports one frame of the scene per step; the clip is the generator's return value.
 
-    However it ends (finished, an error, closed half-way) the scene is left as it was.
+    With ``in_turns`` (in a window, by an operator that keeps the user's hands off the scene) the first picture, too, is
+    rendered without blocking. However it ends (finished, an error, closed half-way) the scene is left as it was.
     """
     entity_of = _check(scene, settings)
     render = scene.render
@@ -120,7 +127,15 @@ def iter_export(scene: bpy.types.Scene, settings: ExportSettings) -> Generator[E
             yield ExportProgress(index + 1, total, "frames" if index + 1 < settings.num_frames else "reference")
         reference = settings.reference
         if reference is None:
-            reference = render_reference(scene, camera, settings.frame_start, settings.width, settings.height)
+            size = (settings.width, settings.height)
+            rendering = iter_reference(scene, camera, settings.frame_start, *size, in_turns=in_turns)
+            while True:
+                try:
+                    next(rendering)
+                except StopIteration as end:
+                    reference = end.value
+                    break
+                yield ExportProgress(total - 2, total, "reference", waiting=True)
         yield ExportProgress(total - 1, total, "finish")
         return builder.finish(reference, view_name=camera.name, provenance=_provenance(scene, settings, poses))
 

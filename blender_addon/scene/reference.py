@@ -7,6 +7,7 @@ Rendered from the scene, read from a picture, or taken out of a movie.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import bpy
@@ -17,8 +18,28 @@ from ..core import ClipError, encode_png
 from .restore import Settings, preserved
 
 
+class RenderStopped(Exception):
+    """The user has pressed Esc while Blender was rendering."""
+
+
 def render_reference(scene: bpy.types.Scene, camera: bpy.types.Object, frame: int, width: int, height: int) -> bytes:
-    """The scene's ``frame`` as its own engine and colour management render it, seen from ``camera``."""
+    """:func:`iter_reference` in one go."""
+    steps = iter_reference(scene, camera, frame, width, height)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def iter_reference(
+    scene: bpy.types.Scene, camera: bpy.types.Object, frame: int, width: int, height: int, *, in_turns: bool = False
+) -> Generator[None, None, bytes]:
+    """The scene's ``frame`` as its own engine and colour management render it, seen from ``camera``.
+
+    With ``in_turns`` Blender renders in its own thread, as it does for a user, and this yields while that lasts; needs
+    a window. The scene must not be changed meanwhile. Raises :class:`RenderStopped`.
+    """
     with preserved(scene) as settings, tempfile.TemporaryDirectory(prefix="hvg3d_") as folder:
         path = Path(folder) / "reference.png"
         # A filled sequencer would be rendered instead of the scene, a border would leave the rest black.
@@ -30,7 +51,14 @@ def render_reference(scene: bpy.types.Scene, camera: bpy.types.Object, frame: in
                 settings.set(marker, "camera", None)
         scene.frame_set(frame)
         scene.camera = camera
-        _render_still(scene)
+        if in_turns:
+            _start_still(scene)
+            while bpy.app.is_job_running("RENDER"):
+                yield
+            if not path.is_file():
+                raise RenderStopped
+        else:
+            _render_still(scene)
         try:
             return without_notes(path.read_bytes())
         except OSError as error:
@@ -108,6 +136,17 @@ def _render_still(scene: bpy.types.Scene) -> None:
     """The current frame of ``scene``. (The operator's own ``scene`` argument takes the context's frame instead.)"""
     with bpy.context.temp_override(scene=scene):
         bpy.ops.render.render(write_still=True)
+
+
+def _start_still(scene: bpy.types.Scene) -> None:
+    """The same, without waiting for it and without a window of its own."""
+    view = bpy.context.preferences.view
+    display, view.render_display_type = view.render_display_type, "NONE"
+    try:
+        with bpy.context.temp_override(scene=scene):
+            bpy.ops.render.render("INVOKE_DEFAULT", write_still=True)
+    finally:
+        view.render_display_type = display
 
 
 def _existing(path: str | Path) -> Path:

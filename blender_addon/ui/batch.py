@@ -7,6 +7,7 @@ import bpy
 
 from ..batch.job import Row
 from ..batch.session import SESSION, chosen_scenes
+from ..results.properties import made_to_compare
 from ..runtime import RUNTIME
 from ..translations import tr
 from .common import Panel, draw_operator, draw_text
@@ -21,6 +22,14 @@ class HVG3D_UL_batch_scenes(bpy.types.UIList):
     def draw_item(self, context, layout, data, item, icon, active_data, active_property):
         layout.use_property_split = False
         layout.prop(item.hvg3d_batch, "use", text=item.name, translate=False)
+
+    def filter_items(self, context, data, property):
+        wanted = self.filter_name.lower()
+        shown = [
+            self.bitflag_filter_item if wanted in item.name.lower() and not made_to_compare(item) else 0
+            for item in getattr(data, property)
+        ]
+        return shown, []
 
 
 class _FilteredList:

@@ -114,7 +114,9 @@ def draw_comparison(layout, scene: bpy.types.Scene, width: int) -> None:
     """Layout, slider, and how true the colours of the original are."""
     settings = scene.hvg3d_compare
     box = layout.box().column()
-    box.row().prop(settings, "layout", expand=True)
+    row = box.row()
+    row.use_property_split = False  # both names need the whole width
+    row.prop(settings, "layout", expand=True)
     effect = compare.strip(scene, compare.WIPE)
     if effect is not None and settings.layout == "WIPE":
         box.prop(effect, "effect_fader", text="Wipe", slider=True)

@@ -19,8 +19,8 @@ import blender_addon  # noqa: E402
 from blender_addon import cli  # noqa: E402
 from blender_addon.batch.actions import acting, scene_actions  # noqa: E402
 from blender_addon.batch.plan import load_plan  # noqa: E402
-from blender_addon.batch.session import SESSION  # noqa: E402
-from blender_addon.batch.shots import iter_batch  # noqa: E402
+from blender_addon.batch.session import SESSION, panel_plan  # noqa: E402
+from blender_addon.batch.shots import file_index, iter_batch  # noqa: E402
 from blender_addon.core import ClipError, load_clip  # noqa: E402
 from tests.server.serverkit import RunningServer  # noqa: E402
 
@@ -224,6 +224,21 @@ def test_actions_are_found_for_what_they_move(folder):
     assert rig.animation_data.action.name == "Bend"
     with pytest.raises(ClipError, match="'Stranger' moves nothing"), acting(scene, "Stranger"):
         pass
+
+
+def test_scenes_that_were_made_to_compare_are_no_shots(folder):
+    """A comparison, and the copy of a scene with all its marks that is shown in one: neither listed nor made."""
+    before = [scene["name"] for scene in file_index()["scenes"]]
+    copy = bpy.data.scenes["A"].copy()
+    copy.hvg3d_compare.copy_of = "A"
+    made = bpy.data.scenes.new("Compare")
+    made.hvg3d_compare.movie = "/somewhere/video.mp4"
+    assert [scene["name"] for scene in file_index()["scenes"]] == before
+    assert bpy.ops.hvg3d.batch_tick(kind="SCENES", use=True) == {"FINISHED"}
+    ticked = {scene.name for scene in bpy.data.scenes if scene.hvg3d_batch.use}
+    assert ticked == set(before)
+    copy.hvg3d_batch.use = True  # ticked by a script, or before it was copied
+    assert {selection.scenes[0] for selection in panel_plan(bpy.context).selections} == set(before)
 
 
 def test_a_plan_is_saved_and_loaded(folder):
