@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Generator
 
 import bpy
 import numpy as np
 from bpy.props import IntProperty, StringProperty
 from mathutils import Matrix, Vector
 
+from .. import pump
 from ..core import ClipError
-from ..scene.reference import render_reference
+from ..runtime import RUNTIME
+from ..scene.reference import RenderStopped, iter_reference
 from ..shot import marked_corners, reference_png, reference_recipe
 from ..translations import tr
 
@@ -176,22 +179,84 @@ class HVG3D_OT_make_reference(bpy.types.Operator):
     )
     bl_options = {"REGISTER", "UNDO"}
 
+    _steps: Generator[None, None, bytes] | None = None
+    _timer = None
+
     def execute(self, context):
-        scene = context.scene
+        """All at once: for scripts, and where there is no window."""
+        self._begin(context.scene, in_turns=False)
+        while (ended := self._step()) is None:
+            pass
+        return ended
+
+    def invoke(self, context, event):
+        if context.window is None or RUNTIME.exporting:
+            return self.execute(context)
+        self._begin(context.scene, in_turns=True)
+        ended = self._step()
+        if ended is not None:
+            return ended
+        self._timer = context.window_manager.event_timer_add(0.05, window=context.window)
+        context.window_manager.modal_handler_add(self)
+        RUNTIME.exporting, RUNTIME.export_fraction = "Rendering the first picture", 0.0
+        pump.redraw()
+        return {"RUNNING_MODAL"}
+
+    def modal(self, context, event):
+        """Blender itself listens to Esc while it renders."""
+        if event.type != "TIMER":
+            return {"RUNNING_MODAL"}  # edits would end up in the picture
+        ended = self._step()
+        if ended is None:
+            return {"RUNNING_MODAL"}
+        self._end(context)
+        return ended
+
+    def cancel(self, context) -> None:
+        """Blender closes the window or loads another file."""
+        self._steps.close()  # puts the scene back
+        self._end(context)
+
+    def _end(self, context) -> None:
+        context.window_manager.event_timer_remove(self._timer)
+        RUNTIME.exporting = ""
+        pump.redraw()
+
+    def _begin(self, scene: bpy.types.Scene, *, in_turns: bool) -> None:
+        self._scene = scene.name
+        self._steps = self._make(scene, in_turns)
+
+    def _make(self, scene: bpy.types.Scene, in_turns: bool) -> Generator[None, None, bytes]:
         shot = scene.hvg3d
         kept, shot.reference_keep = shot.reference_keep, False
         try:
             png = reference_png(scene)
-            if png is None:
-                camera = shot.camera_of(scene)
-                if camera is None or scene.objects.get(camera.name) != camera:
-                    raise ClipError("reference: there is no camera to render it from; add one, or choose a file")
-                png = render_reference(scene, camera, shot.range_of(scene)[0], shot.width, shot.height)
+        finally:
+            shot.reference_keep = kept
+        if png is not None:
+            return png
+        camera = shot.camera_of(scene)
+        if camera is None or scene.objects.get(camera.name) != camera:
+            raise ClipError("reference: there is no camera to render it from; add one, or choose a file")
+        first = shot.range_of(scene)[0]
+        return (yield from iter_reference(scene, camera, first, shot.width, shot.height, in_turns=in_turns))
+
+    def _step(self) -> set[str] | None:
+        """None while Blender renders."""
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self._show(bpy.data.scenes[self._scene], end.value)
+            return {"FINISHED"}
+        except RenderStopped:
+            return {"CANCELLED"}
         except (ClipError, OSError, RuntimeError) as error:
             self.report({"ERROR"}, tr(str(error)))
             return {"CANCELLED"}
-        finally:
-            shot.reference_keep = kept
+        return None
+
+    def _show(self, scene: bpy.types.Scene, png: bytes) -> None:
+        shot = scene.hvg3d
         image = shot.reference_image
         if image is None:
             image = bpy.data.images.new(f"HVG-3D {scene.name} first picture", shot.width, shot.height)
@@ -202,7 +267,6 @@ class HVG3D_OT_make_reference(bpy.types.Operator):
         if image.preview is not None:
             image.preview.reload()
         shot.reference_made_from = reference_recipe(scene)
-        return {"FINISHED"}
 
 
 class HVG3D_OT_choose_reference(bpy.types.Operator):
