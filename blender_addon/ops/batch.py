@@ -25,6 +25,7 @@ from ..scene.reference import RenderStopped
 from ..translations import tr
 
 _TURN_SECONDS = 0.04
+_REST_SECONDS = 0.002  # other timers wake us too, at once: one turn between two redraws
 _TICK_SECONDS = 0.3
 
 
@@ -38,6 +39,7 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
 
     _steps: Generator | None = None
     _timer = None
+    _next_turn = 0.0
     _waiting = False  # for something that goes on by itself
 
     @classmethod
@@ -80,12 +82,13 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
     def modal(self, context, event):
         if event.type == "ESC":
             return self._stop(context)
-        if event.type != "TIMER":
+        if event.type != "TIMER" or time.monotonic() < self._next_turn:
             return {"RUNNING_MODAL"}  # edits between two frames would end up in half of the clip
         turn_ends = time.monotonic() + _TURN_SECONDS
         try:
             while self._step():  # at least one frame of a scene, more if they are quick
                 if self._waiting or time.monotonic() >= turn_ends:
+                    self._next_turn = time.monotonic() + _REST_SECONDS
                     return {"RUNNING_MODAL"}
         except RenderStopped:
             return self._stop(context)

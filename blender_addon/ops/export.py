@@ -27,6 +27,7 @@ from ..translations import tr
 
 CLIP_SUFFIX = ".clip.safetensors"
 _TURN_SECONDS = 0.04
+_REST_SECONDS = 0.002  # other timers wake us too, at once: one turn between two redraws
 _PHASES = {"frames": "Reading the scene", "reference": "Rendering the first picture", "finish": "Checking the clip"}
 
 
@@ -35,6 +36,7 @@ class _ExportSteps:
 
     _steps: Generator[ExportProgress, None, Clip] | None = None
     _timer = None
+    _next_turn = 0.0
     _waiting = False  # for something that goes on by itself
 
     def use_clip(self, context, clip: Clip) -> None:
@@ -72,12 +74,13 @@ class _ExportSteps:
     def modal(self, context, event):
         if event.type == "ESC":
             return self._stop(context)
-        if event.type != "TIMER":
+        if event.type != "TIMER" or time.monotonic() < self._next_turn:
             return {"RUNNING_MODAL"}  # edits between two frames would end up in half of the clip
         turn_ends = time.monotonic() + _TURN_SECONDS
         try:
             while self._step(context):  # at least one frame of the scene, more if they are quick
                 if self._waiting or time.monotonic() >= turn_ends:
+                    self._next_turn = time.monotonic() + _REST_SECONDS
                     return {"RUNNING_MODAL"}
         except RenderStopped:
             return self._stop(context)

@@ -37,11 +37,16 @@ def unavailable() -> str:
 
 
 class Screen:
-    """Blender's root folder, the virtual screen, and Blender on it. ``project`` is seen inside as /project."""
+    """Blender's root folder, the virtual screen, and Blender on it. ``project`` is seen inside as /project.
 
-    def __init__(self, project: Path) -> None:
+    With ``server`` also under its own path, and the program /project/python inside is the Python of these tests, with
+    all it has: so that the Blender in there can start a server as it does on a usual computer.
+    """
+
+    def __init__(self, project: Path, *, server: bool = False) -> None:
         self.root = Path(os.environ.get("HVG3D_WINDOW_ROOT", Path.home() / ".cache" / "hvg3d" / "window"))
         self.project = project
+        self.server = server
         self.log = project / "blender.log"
         self._processes: list[subprocess.Popen] = []
         self._display = ""
@@ -68,6 +73,8 @@ class Screen:
         for name in _BOUND:
             self._mount(Path("/") / name, self.root / name)
         self._mount(self.project, self.root / "project")
+        if self.server:
+            self._lend_python()
         # A display number that is free, which Xvfb itself chooses and tells.
         read, write = os.pipe()
         command = ["Xvfb", "-displayfd", str(write), "-screen", "0", f"{SIZE[0]}x{SIZE[1]}x24"]
@@ -88,6 +95,15 @@ class Screen:
         for folder in reversed(self._mounts):
             subprocess.run(["umount", "-l", str(folder)], check=False)
 
+    def _lend_python(self) -> None:
+        self._mount(self.project, self.root / self.project.resolve().relative_to("/"))
+        outside = self.root / "outside"
+        self._mount(Path("/"), outside, "--rbind")
+        self._run("mount", "--make-rslave", str(outside))  # what happens to the copy does not happen to the original
+        program = self.project / "python"
+        program.write_text(f'#!/bin/sh\nexec chroot /outside {sys.executable} "$@"\n')
+        program.chmod(0o755)
+
     def command(self, *arguments: str) -> str:
         """Blender without a window, in the same user folder; its output."""
         return self._run("chroot", str(self.root), "env", "HOME=/project/user", "blender", *arguments)
@@ -103,14 +119,32 @@ class Screen:
     def running(self) -> bool:
         return self._processes[-1].poll() is None
 
-    def click(self, x: int, y: int) -> None:
+    def click(self, x: int, y: int, *, holding: str = "") -> None:
         """As a hand does it: Blender ignores a button that goes down before the pointer has arrived."""
         self._xdotool("mousemove", str(x - 2), str(y))
         time.sleep(0.3)
         self._xdotool("mousemove", str(x), str(y))
         time.sleep(1.0)
+        if holding:
+            self._xdotool("keydown", holding)
         self._xdotool("mousedown", "1")
         time.sleep(0.2)
+        self._xdotool("mouseup", "1")
+        if holding:
+            self._xdotool("keyup", holding)
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """In small steps, as sliders want it."""
+        self._xdotool("mousemove", str(start[0] - 2), str(start[1]))
+        time.sleep(0.3)
+        self._xdotool("mousemove", str(start[0]), str(start[1]))
+        time.sleep(1.0)
+        self._xdotool("mousedown", "1")
+        for step in range(1, 9):
+            at = [round(a + (b - a) * step / 8) for a, b in zip(start, end, strict=True)]
+            time.sleep(0.15)
+            self._xdotool("mousemove", *map(str, at))
+        time.sleep(0.3)
         self._xdotool("mouseup", "1")
 
     def key(self, name: str) -> None:
@@ -123,9 +157,9 @@ class Screen:
     def _xdotool(self, *arguments: str) -> None:
         self._run("xdotool", *arguments)
 
-    def _mount(self, source: Path, target: Path) -> None:
-        target.mkdir(exist_ok=True)
-        self._run("mount", "--bind", str(source), str(target))
+    def _mount(self, source: Path, target: Path, how: str = "--bind") -> None:
+        target.mkdir(parents=True, exist_ok=True)
+        self._run("mount", how, str(source), str(target))
         self._mounts.append(target)
 
     def environment(self) -> dict[str, str]:
