@@ -34,7 +34,7 @@ COMMANDS = {
 USAGE = """usage: python bootstrap.py COMMAND [ARGUMENTS]
 
   demo [ARGUMENTS]   the main job: a scripted grasp becomes a video (arguments go to `hvg3d demo`)
-  test [ARGUMENTS]   all everyday tests (arguments go to pytest)
+  test [ARGUMENTS]   all everyday tests, on all cores; with arguments, which go to pytest, one after the other
   lint               ruff, mypy and the check of the arrows between the rooms
   serve [ARGUMENTS]  the inference server, for the extension in Blender
   build-extension    the extension as a zip in dist/ (--repository DIR: as a repository that Blender subscribes to)
@@ -115,6 +115,13 @@ def lint() -> int:
     return 1 if call(importlinter) or failed else 0
 
 
+def in_parallel() -> list[str]:
+    """pytest's arguments to share the files among the cores. More than four processes would want much memory."""
+    workers = min(os.cpu_count() or 1, 4)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
+    return ["-n", str(workers), "--dist", "loadfile"] if workers > 1 else []
+
+
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         print(USAGE)
@@ -123,6 +130,8 @@ def main(arguments: list[str]) -> int:
     set_up("test" if command in ("test", "lint") else "demo")
     if command == "lint":
         return lint()
+    if command == "test" and not rest:
+        rest = in_parallel()
     return call(PYTHON, "-m", *COMMANDS[command], *rest)
 
 
