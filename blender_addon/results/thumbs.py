@@ -87,27 +87,26 @@ def live_icon() -> int:
 
 
 def _decode(jpeg: bytes) -> np.ndarray | None:
-    """H x W x 4 floats, from the bottom up, small enough for a panel: through an image that is gone afterwards."""
+    """H x W x 4 floats, from the bottom up, small enough for a panel.
+
+    Through an image that is not among those of the open file: one that comes and goes there makes Blender set up the
+    scene anew and redraw every viewport, each time.
+    """
     handle, name = tempfile.mkstemp(suffix=".jpg", prefix="hvg3d_")
-    image = None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(jpeg)
-        image = bpy.data.images.load(name, check_existing=False)
-        columns, rows = image.size
-        if not (0 < columns <= 4096 and 0 < rows <= 4096):
-            return None
-        pixels = np.empty(columns * rows * image.channels, np.float32)
-        image.pixels.foreach_get(pixels)
-        pixels = pixels.reshape(rows, columns, image.channels)
+        with bpy.data.temp_data() as aside:
+            image = aside.images.load(name)
+            columns, rows = image.size
+            if not (0 < columns <= 4096 and 0 < rows <= 4096) or image.channels != 4:
+                return None
+            pixels = np.empty(columns * rows * 4, np.float32)
+            image.pixels.foreach_get(pixels)
         step = -(-max(rows, columns) // _LARGEST)
-        if image.channels != 4:
-            return None
-        return np.ascontiguousarray(pixels[::step, ::step])
+        return np.ascontiguousarray(pixels.reshape(rows, columns, 4)[::step, ::step])
     except (OSError, RuntimeError):
         return None
     finally:
-        if image is not None:
-            bpy.data.images.remove(image)
         with contextlib.suppress(OSError):
             os.unlink(name)
