@@ -18,6 +18,7 @@ _collection: bpy.utils.previews.ImagePreviewCollection | None = None
 _live_number = -1
 _absent: set[str] = set()  # results without a thumbnail, not to ask a slow disk at every redraw
 _LIVE = "live preview"
+_IMAGE = ".HVG-3D live preview"  # the dot hides it from lists
 _LARGEST = 256  # pixels along the longer side
 
 
@@ -77,6 +78,9 @@ def drop_live() -> None:
     _live_number = -1
     if _collection is not None and _LIVE in _collection:
         del _collection[_LIVE]
+    image = bpy.data.images.get(_IMAGE)
+    if image is not None:
+        bpy.data.images.remove(image)
 
 
 def live_icon() -> int:
@@ -89,20 +93,26 @@ def live_icon() -> int:
 def _decode(jpeg: bytes) -> np.ndarray | None:
     """H x W x 4 floats, from the bottom up, small enough for a panel.
 
-    Through an image that is not among those of the open file: one that comes and goes there makes Blender set up the
-    scene anew and redraw every viewport, each time.
+    Through one image that stays until the last picture, and that nothing uses, so that it is never saved: each image
+    that comes or goes makes Blender set up the scene anew and redraw every viewport. (Images of ``temp_data``, which no
+    scene sees, crash Blender 5.2 in a window.)
     """
     handle, name = tempfile.mkstemp(suffix=".jpg", prefix="hvg3d_")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(jpeg)
-        with bpy.data.temp_data() as aside:
-            image = aside.images.load(name)
-            columns, rows = image.size
-            if not (0 < columns <= 4096 and 0 < rows <= 4096) or image.channels != 4:
-                return None
-            pixels = np.empty(columns * rows * 4, np.float32)
-            image.pixels.foreach_get(pixels)
+        image = bpy.data.images.get(_IMAGE)
+        if image is None:
+            image = bpy.data.images.load(name, check_existing=False)
+            image.name = _IMAGE
+        else:
+            image.filepath_raw = name
+            image.reload()
+        columns, rows = image.size
+        if not (0 < columns <= 4096 and 0 < rows <= 4096) or image.channels != 4:
+            return None
+        pixels = np.empty(columns * rows * 4, np.float32)
+        image.pixels.foreach_get(pixels)
         step = -(-max(rows, columns) // _LARGEST)
         return np.ascontiguousarray(pixels.reshape(rows, columns, 4)[::step, ::step])
     except (OSError, RuntimeError):

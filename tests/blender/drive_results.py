@@ -103,8 +103,9 @@ def live_preview() -> Path:
     # The server renews it twice a second, so that not every step has another.
     pumped(lambda: not np.array_equal(first, np.array(thumbs._collection[thumbs._LIVE].image_pixels_float)))
     assert RUNTIME.rendering
-    assert len(bpy.data.images) == images
+    assert len(bpy.data.images) == images + 1  # the one that they come through, which is never saved
     pumped(lambda: not RUNTIME.rendering)
+    assert thumbs._IMAGE not in bpy.data.images
     assert RUNTIME.task_state.outcome == "done", RUNTIME.task_state
     assert thumbs._LIVE not in thumbs._collection
     pumped(lambda: len(RUNTIME.history) == 1)

