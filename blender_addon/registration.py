@@ -10,6 +10,7 @@ import bpy
 from . import cli, preferences, properties, pump, translations
 from .batch import properties as batch_properties
 from .batch.session import SESSION
+from .client.check import ServerStatus
 from .client.http import ONLINE
 from .ops import batch as batch_ops
 from .ops import export, grasp, hand, marking, server, server_care, setup
@@ -73,6 +74,7 @@ def register() -> None:
 
 def unregister() -> None:
     _let_go()
+    RUNTIME.server = ServerStatus()  # nothing is known when it is switched on again
     ONLINE.allowed = True  # as for programs that use the client without Blender
     display.switch(False)
     bpy.app.handlers.load_post.remove(display.after_load)

@@ -174,5 +174,5 @@ def test_nobody_listens_to_a_terminal_that_is_closed(tmp_path):
         assert process.poll() is None
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         process.stdout.close()
