@@ -24,7 +24,7 @@ from ..runtime import RUNTIME
 from ..scene.reference import RenderStopped
 from ..translations import tr
 
-_TURN_SECONDS = 0.04
+_TURN_SECONDS = 0.02
 _REST_SECONDS = 0.002  # other timers wake us too, at once: one turn between two redraws
 _TICK_SECONDS = 0.3
 

@@ -26,7 +26,7 @@ from ..shot import blocking, export_settings
 from ..translations import tr
 
 CLIP_SUFFIX = ".clip.safetensors"
-_TURN_SECONDS = 0.04
+_TURN_SECONDS = 0.02
 _REST_SECONDS = 0.002  # other timers wake us too, at once: one turn between two redraws
 _PHASES = {"frames": "Reading the scene", "reference": "Rendering the first picture", "finish": "Checking the clip"}
 

@@ -130,7 +130,8 @@ def _draw_row(layout, row: Row, width: int, told: str) -> None:
     name = row.shot.label.partition(", ")[2]  # without the file, which is the open one
     if row.state == "running":
         left = f", {duration(row.eta)} left" if row.eta is not None else ""
-        layout.progress(text=f"{name}: {tr(row.phase + left)}", factor=row.fraction)
+        draw_text(layout, name, width, _ICONS["running"], translate=False)
+        layout.progress(text=tr(row.phase + left), factor=row.fraction)
         return
     state = f": {tr(row.phase)}" if row.state in ("sending", "queued") else ""
     draw_text(layout, f"{name}{state}", width, _ICONS.get(row.state, "TIME"), translate=False)
