@@ -18,7 +18,7 @@ _collection: bpy.utils.previews.ImagePreviewCollection | None = None
 _live_number = -1
 _absent: set[str] = set()  # results without a thumbnail, not to ask a slow disk at every redraw
 _LIVE = "live preview"
-_IMAGE = ".HVG-3D live preview"  # the dot hides it from lists
+_IMAGE = ".hvg3d_live_preview"  # the dot hides it from lists
 _LARGEST = 256  # pixels along the longer side
 
 
