@@ -87,7 +87,8 @@ class HVG3D_OT_batch_start(bpy.types.Operator):
         turn_ends = time.monotonic() + _TURN_SECONDS
         try:
             while self._step():  # at least one frame of a scene, more if they are quick
-                if self._waiting or time.monotonic() >= turn_ends:
+                begun = RUNTIME.export_fraction == 0.0  # the first frame takes longest: a turn of its own
+                if begun or self._waiting or time.monotonic() >= turn_ends:
                     self._next_turn = time.monotonic() + _REST_SECONDS
                     return {"RUNNING_MODAL"}
         except RenderStopped:
