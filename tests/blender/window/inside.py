@@ -33,6 +33,7 @@ def prepare() -> None:
 
 DRAWN: list[str] = []  # panels that are open, as they were drawn since the server's header, which is the last
 OPEN: list[str] = []
+SHOWN = {"live": False}  # a live preview, when a panel was drawn last
 
 
 def watch_panels() -> None:
@@ -49,6 +50,7 @@ def watch_panels() -> None:
 def noting(draw, name):
     def draw_shot(self, layout, context, shot):
         DRAWN.append(name)
+        SHOWN["live"] = importlib.import_module(f"{PACKAGE}.results.thumbs").live_icon() > 0
         return draw(self, layout, context, shot)
 
     def draw_header(self, context):  # comes before the panel itself
@@ -76,6 +78,10 @@ def tell() -> float:
         for area in bpy.context.window_manager.windows[0].screen.areas:
             if area.type == "VIEW_3D":
                 area.spaces.active.region_3d.view_perspective = "CAMERA"
+        wanted.unlink()
+    wanted = FOLDER / "quality"
+    if wanted.is_file():
+        bpy.context.scene.hvg3d.quality = wanted.read_text()
         wanted.unlink()
     wanted = FOLDER / "drawn"
     if wanted.is_file():
@@ -112,13 +118,14 @@ def tell() -> float:
         "problem": runtime.problem,
         "overlay": scene.hvg3d.overlay.show and overlay.text(scene),
         "sampled": len(overlay.OVERLAY.samples),
-        "live": thumbs.live_icon() > 0,
+        "live": thumbs.live_icon() > 0 and SHOWN["live"],
         "history": [[entry.seed, entry.clip, entry.missing] for entry in runtime.history],
         "chosen": clip.seed if clip else None,
         "mine": importlib.import_module(f"{PACKAGE}.server_care.care").CARE.mine,
         "editors": sorted(area.type for area in areas),
         "scene": scene.name,
         "open": OPEN,
+        "output": [scene.render.resolution_x, scene.render.resolution_y, scene.render.filepath],
         "prompt": scene.hvg3d.prompt,
         "seeds": scene.hvg3d_batch.seed_count,
         "wipe": wipe.effect_fader if wipe is not None else None,

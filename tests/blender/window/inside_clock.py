@@ -31,8 +31,10 @@ class Clock:
     def __init__(self) -> None:
         self.depth = 0
         self.own = self.evaluation = 0.0  # seconds since the last beat
-        self.evaluating = 0.0
+        self.evaluating = self.evaluating_busy = 0.0
+        self.evaluation_busy = 0.0  # the same in processor time
         self.longest: dict[str, tuple[float, str]] = {}  # phase: seconds of one call, of what
+        self.busiest: dict[str, tuple[float, str]] = {}  # the same in the thread's processor time
         self.calls: dict[str, list[float]] = {}
         self.beats: dict[str, list[tuple[float, float, float, float]]] = {}  # phase: gap, own, evaluation, waited
         self.last = 0.0
@@ -57,18 +59,22 @@ class Clock:
                 return function(*arguments)
             self.depth += 1
             phase = self.phase()
+            label = f"{name} {importlib.import_module(f'{PACKAGE}.runtime').RUNTIME.exporting}".strip()
             start, before, lost = time.perf_counter(), self.evaluation, waited()
+            busy = time.thread_time() - self.evaluation_busy
             try:
                 return function(*arguments)
             finally:
                 self.depth -= 1
                 took = time.perf_counter() - start - (self.evaluation - before) - (waited() - lost)
+                busy = time.thread_time() - self.evaluation_busy - busy
                 self.own += took
                 phase = phase if phase != "nothing" else self.phase()  # a click that starts something
                 if state_is_done():
                     phase = "download"
                 self.calls.setdefault(phase, []).append(took)
-                self.longest[phase] = max(self.longest.get(phase, (0.0, "")), (took, name))
+                self.longest[phase] = max(self.longest.get(phase, (0.0, "")), (took, label))
+                self.busiest[phase] = max(self.busiest.get(phase, (0.0, "")), (busy, label))
 
         # Blender goes by the number of arguments that a function has.
         names = ", ".join(f"a{number}" for number in range(function.__code__.co_argcount))
@@ -98,12 +104,13 @@ def state_is_done() -> bool:
 
 @bpy.app.handlers.persistent
 def before_frame(*_) -> None:
-    CLOCK.evaluating = time.perf_counter()
+    CLOCK.evaluating, CLOCK.evaluating_busy = time.perf_counter(), time.thread_time()
 
 
 @bpy.app.handlers.persistent
 def after_frame(*_) -> None:
     CLOCK.evaluation += time.perf_counter() - CLOCK.evaluating
+    CLOCK.evaluation_busy += time.thread_time() - CLOCK.evaluating_busy
 
 
 def start() -> None:
@@ -154,7 +161,7 @@ def scrub_only() -> float | None:
 
 def write() -> float:
     start = time.perf_counter()
-    told = {"beats": CLOCK.beats, "calls": CLOCK.calls, "longest": CLOCK.longest}
+    told = {"beats": CLOCK.beats, "calls": CLOCK.calls, "longest": CLOCK.longest, "busiest": CLOCK.busiest}
     part = FOLDER / "clock.part"
     part.write_text(json.dumps(told))
     os.replace(part, FOLDER / "clock.json")
