@@ -191,7 +191,7 @@ def test_what_pip_says_becomes_progress():
     progress = PipProgress(expected=4)
     fractions = [progress.fraction]
     for line in (
-        "Looking in links: /opt/wheels",
+        "Looking in links: /srv/wheels",
         "Collecting torch>=2.6",
         "  Downloading torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl (539.1 MB)",
         "Progress 269550000 of 539100000",
